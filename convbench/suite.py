@@ -1,0 +1,249 @@
+"""Suites: declared problems in strict TOML. The format is described in docs/suites.md."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.errors import InputError, unknown_name
+from convbench.problem import Problem
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+SCHEMA = 1
+ALIASES = {"alexnet": "alexnet-2012", "vgg": "vgg-d"}
+"""Short names of built-in suites."""
+
+CONFIDENCES = ("source", "quoted", "recalled", "inferred")
+"""How a problem's shape is known: read in the authors' own code or text; read in a third party's; recalled and checked
+by arithmetic; derived or filled in."""
+
+_TOP_KEYS = {"schema", "name", "title", "year", "source", "notes", "defaults", "problem"}
+_SHAPE_KEYS = {
+    "batch", "in_channels", "out_channels", "groups", "input_size", "filter_size", "stride", "dilation", "padding",
+}  # fmt: skip
+_DEFAULT_KEYS = _SHAPE_KEYS | {"repeat", "confidence"}
+_PROBLEM_KEYS = _DEFAULT_KEYS | {"name", "note", "output_size", "gate"}
+_GATE_KEYS = {"min_effect", "enabled", "reason"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """How a regression check treats one problem: smallest effect that counts (a fraction), whether it counts, why."""
+
+    min_effect: float | None = None
+    enabled: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteProblem:
+    """A named problem of a suite; `repeat` is how often it occurs in its network."""
+
+    name: str
+    problem: Problem
+    repeat: int = 1
+    confidence: str | None = None
+    note: str = ""
+    gate: Gate = Gate()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """A named list of problems; `sha256` is that of the file it was read from."""
+
+    name: str
+    title: str
+    source: str
+    problems: tuple[SuiteProblem, ...]
+    year: int | None = None
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+    def with_batch(self, batch: int) -> Suite:
+        """The same suite with every problem's batch replaced."""
+        return replace(
+            self, problems=tuple(replace(p, problem=replace(p.problem, batch=batch)) for p in self.problems)
+        )
+
+
+def builtin_suites() -> dict[str, Traversable]:
+    """Built-in suites by name, sorted: in a wheel they lie inside the package, in a source tree beside it."""
+    packaged = files("convbench") / "_suites"
+    folder = packaged if packaged.is_dir() else Path(__file__).parent.parent / "suites"
+    found = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    return dict(sorted(found.items()))
+
+
+def load_suite(argument: str) -> Suite:
+    """The suite that `argument` names: a built-in one, or a TOML file.
+
+    Raises:
+        InputError: no such suite, an unreadable file, or a file that breaks the format.
+    """
+    if argument.endswith(".toml") or "/" in argument or "\\" in argument:
+        try:
+            content = Path(argument).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read suite {argument}: {error.strerror}") from None
+        return parse_suite(content, argument)
+    builtin = builtin_suites()
+    name = ALIASES.get(argument, argument)
+    if name not in builtin:
+        raise unknown_name("suite", argument, [*builtin, *ALIASES], where=" (a suite file's name ends in .toml)")
+    return parse_suite(builtin[name].read_bytes(), f"{name}.toml")
+
+
+def parse_suite(content: bytes, where: str) -> Suite:
+    """The suite in `content`; `where` names the file in errors.
+
+    Raises:
+        InputError: not UTF-8 TOML, a key unknown, missing or of the wrong type, or an impossible shape.
+    """
+    try:
+        table = tomllib.loads(content.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not valid TOML: {error}") from None
+    _check_keys(table, _TOP_KEYS, where)
+    if table.get("schema") != SCHEMA or isinstance(table["schema"], bool):
+        raise InputError(f"{where}: schema must be {SCHEMA}, got {table.get('schema')!r}")
+    name = _name(table, where)
+    defaults = _table(table.get("defaults", {}), f"{where}: [defaults]")
+    _check_keys(defaults, _DEFAULT_KEYS, f"{where}: [defaults]")
+    entries = table.get("problem")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{where}: a suite needs at least one [[problem]]")
+    problems: dict[str, SuiteProblem] = {}
+    for position, entry in enumerate(entries, start=1):
+        problem = _problem(_table(entry, f"{where}: problem {position}"), defaults, f"{where}: problem {position}")
+        if problem.name in problems:
+            raise InputError(f"{where}: problem {position}: name {problem.name!r} is taken by an earlier problem")
+        problems[problem.name] = problem
+    notes = table.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise InputError(f"{where}: notes must be a list of strings, got {notes!r}")
+    return Suite(
+        name=name,
+        title=_typed(table, "title", str, name, where),
+        source=_typed(table, "source", str, "", where),
+        year=_typed(table, "year", int, None, where),
+        notes=tuple(notes),
+        problems=tuple(problems.values()),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _check_keys(table: Mapping[str, Any], allowed: set[str], where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise unknown_name("key", key, sorted(allowed), where=f" in {where}")
+
+
+def _table(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be a table, got {value!r}")
+    return value
+
+
+def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
+    value = table.get(key, default)
+    if value is not default and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        kinds = {str: "a string", int: "an integer", bool: "true or false"}
+        raise InputError(f"{where}: {key} must be {kinds[kind]}, got {value!r}")
+    return value
+
+
+def _name(table: Mapping[str, Any], where: str) -> str:
+    name = table.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"{where}: name must be letters, digits and _ . + -, starting with one of the first; got {name!r}")
+    return name
+
+
+def _problem(entry: dict[str, Any], defaults: dict[str, Any], where: str) -> SuiteProblem:
+    _check_keys(entry, _PROBLEM_KEYS, where)
+    name = _name(entry, where)
+    where = f"{where} ({name!r})"
+    values = defaults | entry
+    for key in ("batch", "in_channels", "out_channels", "input_size", "filter_size"):
+        if key not in values:
+            raise InputError(f"{where}: {key} is missing")
+    try:
+        problem = _shape({key: values[key] for key in _SHAPE_KEYS & values.keys()})
+        expected = values.get("output_size")
+        if expected is not None and _broadcast("output_size", expected, problem.ndim) != problem.output_size:
+            raise InputError(f"output_size is {list(problem.output_size)}, but the file says {expected!r}")  # noqa: TRY301
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    repeat = _typed(values, "repeat", int, 1, where)
+    if repeat < 1:
+        raise InputError(f"{where}: repeat must be >= 1, got {repeat}")
+    confidence = values.get("confidence")
+    if confidence is not None and confidence not in CONFIDENCES:
+        raise InputError(f"{where}: confidence must be one of {', '.join(CONFIDENCES)}; got {confidence!r}")
+    note = _typed(values, "note", str, "", where)
+    gate = _gate(values.get("gate", {}), f"{where}: gate")
+    return SuiteProblem(name=name, problem=problem, repeat=repeat, confidence=confidence, note=note, gate=gate)
+
+
+def _gate(value: object, where: str) -> Gate:
+    table = _table(value, where)
+    _check_keys(table, _GATE_KEYS, where)
+    effect = table.get("min_effect")
+    if effect is not None and (isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect < 1):
+        raise InputError(f"{where}: min_effect must be a fraction between 0 and 1, got {effect!r}")
+    return Gate(
+        min_effect=effect,
+        enabled=_typed(table, "enabled", bool, True, where),
+        reason=_typed(table, "reason", str, "", where),
+    )
+
+
+def _broadcast(name: str, value: object, ndim: int) -> tuple[Any, ...]:
+    if isinstance(value, list):
+        if len(value) != ndim:
+            raise InputError(f"{name} must be one value or {ndim}, got {value!r}")
+        return tuple(value)
+    return (value,) * ndim
+
+
+def _shape(values: dict[str, Any]) -> Problem:
+    """A Problem from values given as one scalar, or one per axis; where all are scalars the problem is 2-D."""
+    spatial = ("input_size", "filter_size", "stride", "dilation", "padding")
+    ndim = next((len(values[key]) for key in spatial if isinstance(values.get(key), list)), 2)
+    if not 1 <= ndim <= 3:
+        raise InputError(f"a problem has 1, 2 or 3 spatial axes, got {ndim}")
+    fields: dict[str, Any] = {key: values[key] for key in values.keys() - set(spatial)}
+    for key in spatial[:-1]:
+        if key in values:
+            fields[key] = _broadcast(key, values[key], ndim)
+    padding = values.get("padding", 0)
+    if padding == "same":
+        if all(type(v) is int and v > 0 for key in spatial for v in fields.get(key, ())):
+            fields["padding"] = _same_padding(fields, ndim)
+        return Problem(**fields)  # which says what is wrong with the others
+    if isinstance(padding, str):
+        raise InputError(f'padding must be an integer, one per axis, [before, after] pairs or "same"; got {padding!r}')
+    fields["padding"] = tuple(
+        tuple(p) if isinstance(p, list) else (p, p) for p in _broadcast("padding", padding, ndim)
+    )
+    return Problem(**fields)
+
+
+def _same_padding(fields: dict[str, Any], ndim: int) -> tuple[tuple[int, int], ...]:
+    """Padding for ceil(input / stride) outputs, the odd element after: the rule of TensorFlow and ONNX SAME_UPPER."""
+    ones = (1,) * ndim
+    pairs = []
+    for n, r, s, d in zip(fields["input_size"], fields["filter_size"], fields.get("stride", ones),
+                          fields.get("dilation", ones), strict=True):  # fmt: skip
+        total = max(0, (-(-n // s) - 1) * s + d * (r - 1) + 1 - n)
+        pairs.append((total // 2, total - total // 2))
+    return tuple(pairs)
