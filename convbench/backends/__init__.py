@@ -1,0 +1,234 @@
+"""What a device, a backend and a plan are, and where backends are found. docs/backends.md shows how to write one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from convbench.errors import InputError, unknown_name
+from convbench.problem import Case
+from convbench.work import Work
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from convbench.machine import Machine
+    from convbench.operands import Operands
+
+ENTRY_POINTS = "convbench.backends"
+AUTO = "auto"
+"""The algorithm name that leaves the choice to the backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One timed value.
+
+    Attributes:
+        wall_s: seconds on the clock, for all launches of the sample together.
+        cpu_s: processor time of this process in the same window; None where a device does the work.
+        flags: witnesses against the sample, such as "switched"; empty for a clean one.
+    """
+
+    wall_s: float
+    cpu_s: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+class Clock(Protocol):
+    """Times launches and watches for disturbance meanwhile."""
+
+    overhead_s: float
+    """Cost of reading the clock, in seconds."""
+
+    def sample(self, run: Callable[[], object], launches: int) -> Sample:
+        """Calls `run` `launches` times and returns when the last one has ended."""
+        ...
+
+
+class Device(Protocol):
+    """A machine's processor or accelerator: one set of ceilings, shared by the backends that run on it."""
+
+    name: str
+    """ "cpu", "cuda:0"."""
+
+    def machine(self) -> Machine:
+        """Identity of the machine."""
+        ...
+
+    def clock(self) -> Clock:
+        """The clock that times this device."""
+        ...
+
+    def canaries(self) -> dict[str, Callable[[], object]]:
+        """Fixed kernels, one bound by arithmetic and one by memory, timed once a round as warning lights."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An algorithm a backend offers for a case.
+
+    Attributes:
+        algorithm: its name.
+        reason: why it cannot do the case; None if it can.
+        memory_bytes: what its plan will allocate: operands in its own layout, output, workspace.
+    """
+
+    algorithm: str
+    reason: str | None = None
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What the user asks of every plan; `threads` is the number of CPU threads."""
+
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBound:
+    """How far a plan's rounding error may reach (docs/method.md, "Verification").
+
+    Attributes:
+        growth: what the algorithm multiplies the bound by: 1 for sums of products, log₂ of the size for an FFT.
+        transform_points: points over which a transform spreads its errors evenly, all phases of a strided plane
+            together; 0 where an element's error scales with that element's own products.
+    """
+
+    growth: float = 1.0
+    transform_points: int = 0
+
+
+class Plan(Protocol):
+    """A case made ready to run by one algorithm: memory allocated, operands in place."""
+
+    algorithm: str
+    """The algorithm, resolved: never "auto"."""
+    work: Work
+    workspace_bytes: int
+    """Scratch memory, allocated at plan time or within `run`."""
+    error_bound: ErrorBound
+
+    def run(self) -> None:
+        """Enqueues the work once; the whole output is written."""
+        ...
+
+    def poison(self) -> None:
+        """Fills the output with NaN."""
+        ...
+
+    def output(self) -> NDArray[Any]:
+        """What the last `run` wrote, in canonical axis order; a view where possible."""
+        ...
+
+
+class Backend(Protocol):
+    """A provider of plans."""
+
+    name: str
+
+    def probe(self) -> str | None:
+        """None if usable here, else why not and what to install."""
+        ...
+
+    def device(self) -> Device:
+        """The device that plans run on."""
+        ...
+
+    def algorithms(self, case: Case) -> Sequence[Candidate]:
+        """Every algorithm, with the reason where one cannot do the case; AUTO among them if the backend can choose."""
+        ...
+
+    def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
+        """The case made ready.
+
+        Raises:
+            UnsupportedError: the algorithm cannot do the case.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """A `-b` argument: a backend, and one of its algorithms or None for all of them."""
+
+    backend: Backend
+    algorithm: str | None = None
+
+
+def available() -> dict[str, EntryPoint]:
+    """Entry points of the installed backends by name, our own first; CONVBENCH_PLUGINS=0 leaves third-party ones out.
+
+    Raises:
+        InputError: two distributions offer a backend of the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: (not _is_ours(e), e.name)):
+        if not _is_ours(entry) and os.environ.get("CONVBENCH_PLUGINS") == "0":
+            continue
+        if entry.name in found and entry.value != found[entry.name].value:
+            raise InputError(f"two backends are called {entry.name!r}: {found[entry.name].value} and {entry.value}")
+        found[entry.name] = entry
+    return found
+
+
+def _is_ours(entry: EntryPoint) -> bool:
+    return entry.value.startswith("convbench.")
+
+
+def load(entry: EntryPoint) -> Backend | None:
+    """The backend behind an entry point; a plug-in that fails to load is a warning and None."""
+    try:
+        backend: Backend = entry.load()()
+    except Exception as error:  # noqa: BLE001  a plug-in may raise anything while it is imported
+        if _is_ours(entry):
+            raise
+        warnings.warn(f"backend {entry.name!r} failed to load: {type(error).__name__}: {error}", stacklevel=2)
+        return None
+    return backend
+
+
+def parse_backend(text: str) -> BackendSpec:
+    """The backend and algorithm of "cpu", "cpu:fft", "./mine.py:MyBackend" or "./mine.py:MyBackend:algorithm".
+
+    Raises:
+        InputError: no such backend, file or class, or one that fails to load.
+    """
+    if ".py" in text:
+        path, _, rest = text.partition(".py")
+        class_name, _, algorithm = rest.removeprefix(":").partition(":")
+        return BackendSpec(_from_file(Path(path + ".py"), class_name), algorithm or None)
+    name, _, algorithm = text.partition(":")
+    found = available()
+    if name not in found:
+        raise unknown_name("backend", name, list(found), where=" (a backend in a file is FILE.py:CLASS)")
+    backend = load(found[name])
+    if backend is None:
+        raise InputError(f"backend {name!r} failed to load")
+    return BackendSpec(backend, algorithm or None)
+
+
+def _from_file(path: Path, class_name: str) -> Backend:
+    if not class_name:
+        raise InputError(f"{path}: name the backend class after a colon, such as {path.name}:MyBackend")
+    module_name = f"convbench_backend_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise InputError(f"cannot read backend file {path}: no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        backend: Backend = getattr(module, class_name)()
+    except Exception as error:  # a user's file may raise anything
+        raise InputError(f"backend {path}:{class_name} failed to load: {type(error).__name__}: {error}") from error
+    return backend

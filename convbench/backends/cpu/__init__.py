@@ -1,0 +1,87 @@
+"""`cpu`: NumPy and SciPy on this machine's processor."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import TYPE_CHECKING
+
+from convbench.backends import AUTO, Candidate, PlanOptions
+from convbench.backends.cpu.planner import DirectPlanner, FftPlanner, GemmPlanner, estimated_seconds
+from convbench.errors import UnsupportedError, unknown_name
+from convbench.problem import PRECISIONS, Case, ConvPass, Layout
+
+if TYPE_CHECKING:
+    from convbench.backends import Device, Plan
+    from convbench.operands import Operands
+
+PLANNERS = {"direct": DirectPlanner, "gemm": GemmPlanner, "fft": FftPlanner}
+
+
+class CpuBackend:
+    """`direct` (the definition, tap by tap), `gemm` (im2col) and `fft` (whole planes), for every pass and shape."""
+
+    name = "cpu"
+
+    def probe(self) -> str | None:
+        """NumPy and SciPy come with convbench."""
+        missing = [name for name in ("numpy", "scipy") if importlib.util.find_spec(name) is None]
+        return f"{' and '.join(missing)} not installed: pip install {' '.join(missing)}" if missing else None
+
+    def device(self) -> Device:
+        """The processor."""
+        from convbench.backends.cpu.device import CpuDevice
+
+        return CpuDevice()
+
+    def algorithms(self, case: Case) -> list[Candidate]:
+        """The three algorithms and `auto`."""
+        reason = _reason(case)
+        if reason:
+            return [Candidate(name, reason) for name in (AUTO, *PLANNERS)]
+        tensors = _tensor_bytes(case)
+        found = {name: Candidate(name, None, tensors + planner(case).workspace_bytes) for name, planner in PLANNERS.items()}
+        chosen = found[choose(case, threads=1)]
+        return [Candidate(AUTO, None, chosen.memory_bytes), *found.values()]
+
+    def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
+        """The case made ready; `auto` takes the algorithm of the least estimated time."""
+        if reason := _reason(case):
+            raise UnsupportedError(reason)
+        if algorithm == AUTO:
+            algorithm = choose(case, options.threads)
+        if algorithm == "direct":
+            from convbench.backends.cpu.plans import DirectPlan
+
+            return DirectPlan(case, operands, options)
+        if algorithm == "gemm":
+            from convbench.backends.cpu.gemm import GemmPlan
+
+            return GemmPlan(case, operands, options)
+        if algorithm == "fft":
+            from convbench.backends.cpu.fft import FftPlan
+
+            return FftPlan(case, operands, options)
+        raise unknown_name("algorithm", algorithm, [AUTO, *PLANNERS], where=" of backend cpu")
+
+
+def choose(case: Case, threads: int) -> str:
+    """gemm or fft, by the estimate of `planner.estimated_seconds`."""
+    return min(("gemm", "fft"), key=lambda name: estimated_seconds(PLANNERS[name](case).work(), threads))
+
+
+def _reason(case: Case) -> str | None:
+    if case.precision not in {"fp32", "fp64"}:
+        names = ", ".join(name for name in PRECISIONS if name in {"fp32", "fp64"})
+        return f"NumPy has no {case.precision} arithmetic; the cpu backend computes in {names}"
+    return None
+
+
+def _tensor_bytes(case: Case) -> int:
+    """The output, and the operands copied where the layout is not the canonical one."""
+    p = case.problem
+    elements = math.prod(case.output_shape)
+    if case.layout is not Layout.NCHW:
+        shapes = {ConvPass.DGRAD: p.x_shape, ConvPass.WGRAD: p.w_shape, ConvPass.FPROP: p.y_shape}
+        elements += sum(math.prod(shape) for conv_pass, shape in shapes.items() if conv_pass is not case.conv_pass)
+    return elements * case.dtype.itemsize

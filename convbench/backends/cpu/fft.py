@@ -1,0 +1,180 @@
+"""`fft`: convolution by real FFTs of whole planes (SciPy's pocketfft), strides by polyphase decomposition."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.fft
+
+from convbench.backends import ErrorBound
+from convbench.backends.cpu.planner import FftPlanner
+from convbench.backends.cpu.plans import CpuPlan
+from convbench.problem import Case, ConvPass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from convbench.backends import PlanOptions
+    from convbench.operands import Operands
+
+
+class FftPlan(CpuPlan):
+    """Spectra lie frequency-major, (bins…, G, rows, columns), so that the product is one small matrix per bin."""
+
+    algorithm = "fft"
+
+    def __init__(self, case: Case, operands: Operands, options: PlanOptions) -> None:
+        self.planner = planner = FftPlanner(case)
+        super().__init__(case, operands, planner.work(), planner.workspace_bytes, options)
+        self.error_bound = ErrorBound(
+            growth=max(1.0, math.log2(planner.fft_points)),
+            transform_points=planner.fft_points * math.prod(map(len, planner.phases)),
+        )
+        g, i, j, k = planner.chunk
+        self._a = np.zeros((*planner.fft_size, g, i, k), self._stored.dtype)
+        self._b = np.zeros((*planner.fft_size, g, k, j), self._stored.dtype)
+
+    def run(self) -> None:
+        """Writes y, dx or dw."""
+        p = self.case.problem
+        if self.case.conv_pass is ConvPass.DGRAD:
+            self._stored.fill(0)  # input elements that no tap reaches
+        i_all, j_all, l_all = self.planner.roles
+        g_size, i_size, j_size, l_size = self.planner.chunk
+        for g in _slices(p.groups, g_size):
+            kept_a = kept_b = None
+            for j, i in itertools.product(_slices(j_all, j_size), _slices(i_all, i_size)):
+                total: NDArray[Any] | None = None
+                for k in _slices(l_all, l_size):
+                    if kept_a != (i, k):
+                        a, kept_a = self._spectrum(self._load_a(g, i, k)), (i, k)
+                        if self.case.conv_pass is ConvPass.WGRAD:
+                            np.conj(a, out=a)
+                    if kept_b != (k, j):
+                        b, kept_b = self._spectrum(self._load_b(g, k, j)), (k, j)
+                        if self.case.conv_pass is ConvPass.FPROP:
+                            np.conj(b, out=b)
+                    product = a * b if l_all == 1 else a @ b  # (bins…, g, i, j)
+                    total = product if total is None else np.add(total, product, out=total)
+                if total is not None:
+                    self._store(g, i, j, self._inverse(total))
+                elif self.case.conv_pass is ConvPass.WGRAD:
+                    self._stored.fill(0)  # an empty batch
+
+    def _spectrum(self, real: NDArray[Any]) -> NDArray[Any]:
+        axes = range(self.case.problem.ndim)
+        spectrum: NDArray[Any] = scipy.fft.rfftn(real, axes=tuple(axes), workers=self.threads)
+        return spectrum
+
+    def _inverse(self, spectrum: NDArray[Any]) -> NDArray[Any]:
+        axes = tuple(range(self.case.problem.ndim))
+        real: NDArray[Any] = scipy.fft.irfftn(
+            spectrum, s=self.planner.fft_size, axes=axes, workers=self.threads, overwrite_x=True
+        )
+        return real
+
+    # Loading writes the same places of a buffer each time, so that what was zero stays zero.
+
+    def _load_a(self, g: slice, i: slice, k: slice) -> NDArray[Any]:
+        """The first operand, (fft…, g, i, l): x in fprop, dy otherwise."""
+        buffer = self._a[..., : _len(g), : _len(i), : _len(k)]
+        if self.case.conv_pass is ConvPass.FPROP:
+            self._copy_x(buffer, g, i, k)
+        elif self.case.conv_pass is ConvPass.DGRAD:
+            self._places_of_y(buffer)[...] = _spatial_first(self.y[i, g, k], (1, 0, 2))
+        else:
+            self._places_of_y(buffer)[...] = _spatial_first(self.y[k, g, i], (1, 2, 0))
+        return buffer
+
+    def _load_b(self, g: slice, k: slice, j: slice) -> NDArray[Any]:
+        """The second operand, (fft…, g, l, j): w in fprop and dgrad, x in wgrad."""
+        buffer = self._b[..., : _len(g), : _len(k), : _len(j)]
+        if self.case.conv_pass is ConvPass.FPROP:
+            for rows, taps, channels, part in self._filter_parts(k):
+                buffer[(*rows, slice(None), part)] = _spatial_first(self.w[(g, j, channels, *taps)], (0, 2, 1))
+        elif self.case.conv_pass is ConvPass.DGRAD:
+            for rows, taps, channels, part in self._filter_parts(j):
+                buffer[(*rows, slice(None), slice(None), part)] = _spatial_first(
+                    self.w[(g, k, channels, *taps)], (0, 1, 2)
+                )
+        else:
+            self._copy_x(buffer, g, k, j)
+        return buffer
+
+    def _store(self, g: slice, i: slice, j: slice, real: NDArray[Any]) -> None:
+        if self.case.conv_pass is ConvPass.FPROP:
+            block = self._places_of_y(real)
+            if self.bias is not None:
+                self.finish(block, self.bias[g, None, j])
+            _spatial_first(self.y[i, g, j], (1, 0, 2))[...] = block
+        elif self.case.conv_pass is ConvPass.DGRAD:
+            for rows, inputs, channels, part in self._input_parts(j):
+                _spatial_first(self.x[(i, g, channels, *inputs)], (1, 0, 2))[...] = real[(*rows, ..., part)]
+        else:
+            for rows, taps, channels, part in self._filter_parts(j):
+                _spatial_first(self.w[(g, i, channels, *taps)], (0, 1, 2))[...] = real[(*rows, ..., part)]
+
+    def _copy_x(self, buffer: NDArray[Any], g: slice, n: slice, c: slice) -> None:
+        for rows, inputs, channels, part in self._input_parts(c):
+            buffer[(*rows, ..., part)] = _spatial_first(self.x[(n, g, channels, *inputs)], (1, 0, 2))
+
+    def _places_of_y(self, buffer: NDArray[Any]) -> NDArray[Any]:
+        return buffer[tuple(slice(0, extent) for extent in self.case.problem.output_size)]
+
+    def _input_parts(self, c: slice) -> Iterator[tuple[list[slice], list[slice], slice, slice]]:
+        """Per phase: rows of the buffer, elements of x, channels of x, and columns of the buffer for a chunk of c."""
+        for phases, channels, part in self._phases(c):
+            rows = [slice(phase.low, phase.high) for phase in phases]
+            inputs = [
+                slice(f := phase.start + phase.low * a.stride, f + (phase.high - phase.low) * a.stride, a.stride)
+                for phase, a in zip(phases, self.case.problem.axes, strict=True)
+            ]
+            yield rows, inputs, channels, part
+
+    def _filter_parts(self, c: slice) -> Iterator[tuple[list[slice], list[slice], slice, slice]]:
+        """Per phase: rows of the buffer, taps of w, channels of w, and columns of the buffer for a chunk of c."""
+        for phases, channels, part in self._phases(c):
+            taps = [
+                slice(phase.first_tap, a.filter, phase.tap_step)
+                for phase, a in zip(phases, self.case.problem.axes, strict=True)
+            ]
+            rows = [
+                slice(phase.first_row, phase.first_row + (_count(tap) - 1) * phase.row_step + 1, phase.row_step)
+                for phase, tap in zip(phases, taps, strict=True)
+            ]
+            yield rows, taps, channels, part
+
+    def _phases(self, c: slice) -> Iterator[tuple[tuple[Any, ...], slice, slice]]:
+        """Phases of all axes together, with the channels in a chunk of c and their columns in its buffer.
+
+        Columns are ordered (phase, channel) within the chunk; a chunk holds whole channels with all their phases.
+        """
+        count = math.prod(map(len, self.planner.phases))
+        width = _len(c) // count
+        channels = slice(c.start // count, c.start // count + width)
+        for index, phases in enumerate(itertools.product(*self.planner.phases)):
+            yield phases, channels, slice(index * width, (index + 1) * width)
+
+
+def _slices(extent: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, extent)) for start in range(0, extent, size)]
+
+
+def _len(part: slice) -> int:
+    length: int = part.stop - part.start
+    return length
+
+
+def _count(taps: slice) -> int:
+    return len(range(taps.start, taps.stop, taps.step))
+
+
+def _spatial_first(block: NDArray[Any], order: tuple[int, int, int]) -> NDArray[Any]:
+    """A block of three leading axes and then spatial ones, as (spatial…, the three in `order`)."""
+    spatial = range(3, block.ndim)
+    return block.transpose(*spatial, *order)

@@ -1,0 +1,209 @@
+"""`gemm`: convolution as matrix products over gathered windows (im2col), in chunks of bounded size."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from convbench.backends.cpu.planner import GemmPlanner
+from convbench.backends.cpu.plans import CpuPlan
+from convbench.problem import Case, ConvPass, Layout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from convbench.backends import PlanOptions
+    from convbench.operands import Operands
+
+
+class GemmPlan(CpuPlan):
+    """Per chunk of output points: W (G, K/G, C/G·taps), gathered windows (G, C/G·taps, points), Y (G, K/G, points).
+
+    The matrices keep the order of the tensors in memory, so that as many as possible are views:
+    nchw gathers (c, taps, n, outputs), chwn (c, taps, outputs, n), nhwc (n, outputs, taps, c) and uses it transposed.
+    """
+
+    algorithm = "gemm"
+
+    def __init__(self, case: Case, operands: Operands, options: PlanOptions) -> None:
+        self.planner = planner = GemmPlanner(case)
+        super().__init__(case, operands, planner.work(), planner.workspace_bytes, options)
+        p = case.problem
+        dtype = self._stored.dtype
+        self.pixels_first = case.layout is Layout.NHWC
+        self._w = self._filter_matrix()
+        points = math.prod(planner.box)
+        taps = math.prod(p.filter_size)
+        channels = p.in_channels // p.groups
+        if planner.pointwise:
+            self._strip = None
+        else:
+            batch, *sizes = planner.strip
+            order = case.layout.order(p.ndim)
+            shape = (batch, p.in_channels, *sizes)
+            stored = np.zeros([shape[axis] for axis in order], dtype)
+            canonical = stored.transpose(np.argsort(order))
+            self._strip = canonical.reshape(batch, p.groups, channels, *sizes)  # a view: it splits one axis
+        self._gathered = np.zeros(points * p.in_channels * taps, dtype)
+        self._product = np.zeros(points * p.out_channels, dtype)
+        self._dw = np.zeros(self._w.shape, dtype) if case.conv_pass is ConvPass.WGRAD else None
+
+    def _filter_matrix(self) -> NDArray[Any]:
+        """The filter, or its gradient, as a view (G, K/G, C/G·taps); nhwc orders its columns (taps, c)."""
+        w = np.moveaxis(self.w, 2, -1) if self.pixels_first else self.w
+        matrix = w.reshape(*w.shape[:2], -1)
+        if not np.shares_memory(matrix, self._stored) and self.case.conv_pass is ConvPass.WGRAD and matrix.size:
+            raise AssertionError("the filter's gradient must be a view of the output")  # pragma: no cover
+        return matrix
+
+    def run(self) -> None:
+        """Writes y, dx or dw, chunk by chunk."""
+        if self.case.conv_pass is not ConvPass.FPROP:
+            self._stored.fill(0)  # chunks add to it
+        ranges = [range(0, extent, size) for extent, size in zip(self.planner.points, self.planner.box, strict=True)]
+        for starts in itertools.product(*ranges):
+            box = [
+                slice(start, min(start + size, extent))
+                for start, size, extent in zip(starts, self.planner.box, self.planner.points, strict=True)
+            ]
+            n, outputs = (box[0], box[1:]) if self.planner.images_first else (box[-1], box[:-1])
+            if self.case.conv_pass is ConvPass.FPROP:
+                self._fprop(n, outputs)
+            elif self.case.conv_pass is ConvPass.DGRAD:
+                self._dgrad(n, outputs)
+            else:
+                self._wgrad(n, outputs)
+
+    def _fprop(self, n: slice, outputs: list[slice]) -> None:
+        y = self._points_last(self.y[(n, ..., *outputs)])
+        windows = self._gather(n, outputs)
+        target = self._as_matrix(y)
+        in_place = np.shares_memory(target, self._stored)
+        if not in_place:
+            target = self._buffer(self._product, target.shape)
+        np.matmul(self._w, windows, out=target)
+        if self.bias is not None:
+            self.finish(target, self.bias[:, :, None])
+        if not in_place:
+            y[...] = self._from_matrix(target, y.shape)
+
+    def _dgrad(self, n: slice, outputs: list[slice]) -> None:
+        dy = self._dy_matrix(n, outputs)
+        p = self.case.problem
+        shape = (p.groups, self._w.shape[2], dy.shape[2])
+        if self._strip is None:
+            dx = self._points_last(self.x[(n, ..., *outputs)])
+            target = self._as_matrix(dx)
+            if np.shares_memory(target, self._stored):
+                np.matmul(self._w.swapaxes(1, 2), dy, out=target)
+            else:
+                product = np.matmul(self._w.swapaxes(1, 2), dy, out=self._buffer(self._gathered, shape))
+                dx[...] = self._from_matrix(product, dx.shape)
+            return
+        product = np.matmul(self._w.swapaxes(1, 2), dy, out=self._buffer(self._gathered, shape))
+        windows = self._window_view(product, n, outputs)  # (n, g, c, taps…, outputs…)
+        strip, inside, source = self._strip_slices(n, outputs)
+        strip.fill(0)
+        spatial = [slice(None)] * p.ndim
+        for tap in itertools.product(*map(range, p.filter_size)):
+            places = [
+                slice(r * a.dilation, r * a.dilation + (o.stop - o.start - 1) * a.stride + 1, a.stride)
+                for r, a, o in zip(tap, p.axes, outputs, strict=True)
+            ]
+            strip[(..., *places)] += windows[(slice(None), slice(None), slice(None), *tap, *spatial)]
+        self.x[(n, ..., *source)] += strip[(..., *inside)]
+
+    def _wgrad(self, n: slice, outputs: list[slice]) -> None:
+        windows = self._gather(n, outputs)
+        self._w += np.matmul(self._dy_matrix(n, outputs), windows.swapaxes(1, 2), out=self._dw)
+
+    def _dy_matrix(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
+        """A chunk of dy as (G, K/G, points): a view where it lies that way, else a copy."""
+        dy = self._points_last(self.y[(n, ..., *outputs)])
+        matrix = self._as_matrix(dy)
+        if matrix.base is None or not np.shares_memory(matrix, self.y):
+            copy = self._buffer(self._product, matrix.shape)
+            self._from_matrix(copy, dy.shape)[...] = dy
+            return copy
+        return matrix
+
+    def _points_last(self, block: NDArray[Any]) -> NDArray[Any]:
+        """(n, G, channels, spatial…) as (G, channels, points…), the points in memory order."""
+        return np.moveaxis(block, 0, 2 if self.planner.images_first else -1)
+
+    def _as_matrix(self, block: NDArray[Any]) -> NDArray[Any]:
+        """(G, channels, points…) as (G, channels, points)."""
+        return block.reshape(*block.shape[:2], math.prod(block.shape[2:]))
+
+    @staticmethod
+    def _from_matrix(matrix: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        return matrix.reshape(shape)
+
+    def _buffer(self, flat: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """The start of a buffer as a (G, rows, points) matrix, stored points-first in nhwc."""
+        used = flat[: math.prod(shape)]
+        if self.pixels_first:
+            return used.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)
+        return used.reshape(shape)
+
+    def _strip_slices(self, n: slice, outputs: list[slice]) -> tuple[NDArray[Any], list[slice], list[slice]]:
+        """The strip under a chunk, the part of it that lies inside the input, and that part of the input."""
+        assert self._strip is not None
+        sizes, inside, source = [], [], []
+        for axis, o in zip(self.case.problem.axes, outputs, strict=True):
+            size = (o.stop - o.start - 1) * axis.stride + axis.reach + 1
+            start = o.start * axis.stride - axis.before
+            first, stop = min(max(0, -start), size), max(0, min(size, axis.input - start))
+            sizes.append(slice(0, size))
+            inside.append(slice(first, max(first, stop)))
+            source.append(slice(start + first, start + max(first, stop)))
+        return self._strip[(slice(0, n.stop - n.start), ..., *sizes)], inside, source
+
+    def _gather(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
+        """The windows of a chunk as (G, C/G·taps, points)."""
+        if self._strip is None:
+            windows = self._points_last(self.x[(n, ..., *outputs)])
+            matrix = self._as_matrix(windows)
+            if np.shares_memory(matrix, self.x):
+                return matrix
+            copy = self._buffer(self._gathered, matrix.shape)
+            self._from_matrix(copy, windows.shape)[...] = windows
+            return copy
+        p = self.case.problem
+        strip, inside, source = self._strip_slices(n, outputs)
+        strip.fill(0)
+        strip[(..., *inside)] = self.x[(n, ..., *source)]
+        counts = [o.stop - o.start for o in outputs]
+        steps = strip.strides
+        view = as_strided(  # (n, g, c, taps…, outputs…)
+            strip,
+            shape=(*strip.shape[:3], *p.filter_size, *counts),
+            strides=(
+                *steps[:3],
+                *(s * a.dilation for s, a in zip(steps[3:], p.axes, strict=True)),
+                *(s * a.stride for s, a in zip(steps[3:], p.axes, strict=True)),
+            ),
+            writeable=False,
+        )
+        points = strip.shape[0] * math.prod(counts)
+        matrix = self._buffer(self._gathered, (p.groups, self._w.shape[2], points))
+        self._window_view(matrix, n, outputs)[...] = view
+        return matrix
+
+    def _window_view(self, matrix: NDArray[Any], n: slice, outputs: list[slice]) -> NDArray[Any]:
+        """A gathered matrix seen as (n, g, c, taps…, outputs…)."""
+        p = self.case.problem
+        images, counts = n.stop - n.start, [o.stop - o.start for o in outputs]
+        channels, taps = p.in_channels // p.groups, p.filter_size
+        if self.pixels_first:  # stored (g, n, outputs…, taps…, c)
+            stored = matrix.swapaxes(1, 2).reshape(p.groups, images, *counts, *taps, channels)
+            outer = range(2, 2 + p.ndim)
+            inner = range(2 + p.ndim, 2 + 2 * p.ndim)
+            return stored.transpose(1, 0, stored.ndim - 1, *inner, *outer)
+        if self.planner.images_first:  # stored (g, c, taps…, n, outputs…)
+            return np.moveaxis(matrix.reshape(p.groups, channels, *taps, images, *counts), 2 + p.ndim, 0)
+        return np.moveaxis(matrix.reshape(p.groups, channels, *taps, *counts, images), -1, 0)

@@ -1,0 +1,386 @@
+"""Sizes, chunks, work and memory of the CPU algorithms: arithmetic on shapes, without NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from convbench.problem import Axis, Case, ConvPass, Epilogue, Layout, Problem
+from convbench.work import COMPLEX_MULTIPLY_ADD_FLOPS, Phase, Work, axis_hits, epilogue_flops, real_fft_flops
+
+GATHER_BYTES = 8 << 20
+"""Target size of a chunk's gathered matrix: stays in a last-level cache, long enough for a fast product."""
+WGRAD_GATHER_BYTES = 32 << 20
+"""The same for wgrad, whose product sums over the chunk and adds the whole of dw once per chunk."""
+FFT_BYTES = 512 << 20
+"""Largest workspace of the FFT, which holds whole planes and, where they fit, all filter spectra."""
+
+
+def chunk_extents(extents: Sequence[int], budget: int) -> tuple[int, ...]:
+    """Extents, outermost first, of the largest box of at most `budget` points (at least one) that tiles `extents`.
+
+    Filled from the innermost axis outwards, so that a chunk stays contiguous; the axis that is cut is cut evenly.
+    """
+    box = []
+    for extent in reversed(extents):
+        room = max(1, min(extent, budget))
+        pieces = -(-extent // room) if extent else 1
+        box.append(max(1, -(-extent // pieces)))
+        budget //= max(1, extent)
+    return tuple(reversed(box))
+
+
+def pieces(extent: int, size: int) -> int:
+    """How many chunks of `size` cover `extent`."""
+    return -(-extent // size)
+
+
+@dataclass(frozen=True)
+class DirectPlanner:
+    """Tap by tap over one image at a time: each product of a tap is one small matrix product."""
+
+    case: Case
+
+    @cached_property
+    def plane(self) -> int:
+        """Outputs of one image and channel."""
+        return math.prod(self.case.problem.output_size)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The gathered operand and the product of one tap and image."""
+        p = self.case.problem
+        products = p.w_shape[0] * p.w_shape[1] if self.case.conv_pass is ConvPass.WGRAD else 0
+        return ((p.in_channels + p.out_channels) * self.plane + products) * self.case.dtype.itemsize
+
+    def work(self) -> Work:
+        """Gather, product and accumulation, without the taps that meet padding."""
+        p, size = self.case.problem, self.case.dtype.itemsize
+        hits = p.batch * math.prod(map(axis_hits, p.axes))
+        taps = math.prod(p.filter_size)
+        launches = p.batch * taps
+        inner, outer = {
+            ConvPass.FPROP: (p.in_channels, p.out_channels),
+            ConvPass.DGRAD: (p.out_channels, p.in_channels),
+            ConvPass.WGRAD: (p.in_channels + p.out_channels, 0),
+        }[self.case.conv_pass]
+        filters = p.out_channels * p.w_shape[1]
+        result = outer * hits or launches * filters
+        gathered = inner * hits * size
+        weights = 0 if self.case.conv_pass is ConvPass.WGRAD else launches * filters * size
+        footprint = self.workspace_bytes
+        flops = 2 * p.out_channels * p.w_shape[1] * hits
+        phases = [
+            Phase(name="gather", flops=0, bytes_read=gathered, bytes_written=gathered,
+                  footprint_bytes=2 * footprint, launches=launches),
+            Phase(name="product", flops=flops, bytes_read=gathered + weights, bytes_written=result * size,
+                  footprint_bytes=footprint + filters * size, launches=launches),
+            Phase(name="accumulate", flops=result, bytes_read=2 * result * size, bytes_written=result * size,
+                  footprint_bytes=2 * footprint, launches=launches),
+            *epilogue_phases(self.case),
+        ]  # fmt: skip
+        return Work(tuple(phases))
+
+
+def epilogue_phases(case: Case) -> list[Phase]:
+    """The epilogue as its own pass over y, where it is not applied to a chunk on its way out."""
+    if case.epilogue is Epilogue.NONE:
+        return []
+    size = math.prod(case.output_shape) * case.dtype.itemsize
+    passes = 2 if case.epilogue is Epilogue.BIAS_RELU else 1
+    return [Phase(name="epilogue", flops=epilogue_flops(case), bytes_read=passes * size, bytes_written=passes * size,
+                  footprint_bytes=size, launches=passes)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GemmPlanner:
+    """Chunks of output points, whose input windows are gathered into a matrix (im2col) and multiplied by the filter.
+
+    1×1 filters at stride 1 without padding need no gathering: the tensor is the matrix.
+    """
+
+    case: Case
+
+    @cached_property
+    def pointwise(self) -> bool:
+        """Whether the input is the gathered matrix already."""
+        p = self.case.problem
+        return all(a.filter == 1 and a.stride == 1 and a.before == 0 and a.after == 0 for a in p.axes)
+
+    @property
+    def images_first(self) -> bool:
+        """Whether the batch is the outermost of the output points' axes (all layouts but chwn)."""
+        return self.case.layout is not Layout.CHWN
+
+    @cached_property
+    def points(self) -> tuple[int, ...]:
+        """Extents of the output points' axes in memory order, batch included."""
+        p = self.case.problem
+        return (p.batch, *p.output_size) if self.images_first else (*p.output_size, p.batch)
+
+    @cached_property
+    def box(self) -> tuple[int, ...]:
+        """Extents of one chunk of output points, in the order of `points`."""
+        p = self.case.problem
+        target = WGRAD_GATHER_BYTES if self.case.conv_pass is ConvPass.WGRAD else GATHER_BYTES
+        budget = max(1, target // (p.in_channels * math.prod(p.filter_size) * self.case.dtype.itemsize))
+        if self.pointwise and self.case.layout is Layout.NCHW and math.prod(p.output_size) >= 128:
+            budget = min(budget, math.prod(p.output_size))  # one image's planes are a matrix as they lie
+        return chunk_extents(self.points, budget)
+
+    @cached_property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return math.prod(pieces(extent, size) for extent, size in zip(self.points, self.box, strict=True))
+
+    @property
+    def strip(self) -> tuple[int, ...]:
+        """Input extents, padding included, under one chunk: batch first, then the spatial axes."""
+        batch, outputs = (self.box[0], self.box[1:]) if self.images_first else (self.box[-1], self.box[:-1])
+        axes = self.case.problem.axes
+        return (batch, *((o - 1) * a.stride + a.reach + 1 for o, a in zip(outputs, axes, strict=True)))
+
+    @cached_property
+    def _buffers(self) -> tuple[int, int, int]:
+        """Elements of the strip, of the gathered matrix and of the product of one chunk."""
+        p = self.case.problem
+        points = math.prod(self.box)
+        gathered = points * p.in_channels * math.prod(p.filter_size)
+        dy = points * p.out_channels
+        strip = p.in_channels * math.prod(self.strip)
+        product = math.prod(p.w_shape) if self.case.conv_pass is ConvPass.WGRAD else 0
+        if self.pointwise:
+            strip = 0
+        return strip, gathered, dy + product
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Strip, gathered matrix and product of one chunk."""
+        return sum(self._buffers) * self.case.dtype.itemsize
+
+    def work(self) -> Work:
+        """Gather, product and (dgrad) scatter."""
+        p, size, chunks = self.case.problem, self.case.dtype.itemsize, self.chunks
+        outputs = self.box[1:] if self.images_first else self.box[:-1]
+        padded = p.batch * p.in_channels  # elements of all strips
+        for axis, length in zip(p.axes, outputs, strict=True):
+            count = pieces(axis.output, length)
+            padded *= axis.stride * (axis.output - count) + count * (axis.reach + 1)
+        points = math.prod(self.points)
+        gathered = points * p.in_channels * math.prod(p.filter_size)
+        dy, filters = points * p.out_channels, math.prod(p.w_shape)
+        footprint = self.workspace_bytes
+        flops = 2 * gathered * p.out_channels // p.groups + epilogue_flops(self.case)
+        copied = Phase(name="gather", flops=0, bytes_read=(padded + gathered) * size,
+                       bytes_written=(padded + gathered) * size, footprint_bytes=footprint, launches=2 * chunks)  # fmt: skip
+        scattered = Phase(name="scatter", flops=gathered + padded, bytes_read=(2 * gathered + 2 * padded) * size,
+                          bytes_written=(gathered + 2 * padded) * size, footprint_bytes=footprint,
+                          launches=chunks * (math.prod(p.filter_size) + 1))  # fmt: skip
+        read = {ConvPass.FPROP: gathered + chunks * filters, ConvPass.DGRAD: dy + chunks * filters,
+                ConvPass.WGRAD: gathered + dy + 2 * chunks * filters}  # fmt: skip
+        written = {ConvPass.FPROP: dy, ConvPass.DGRAD: gathered, ConvPass.WGRAD: 2 * chunks * filters}
+        if self.case.conv_pass is ConvPass.WGRAD:
+            flops += chunks * filters
+        product = Phase(name="product", flops=flops, bytes_read=read[self.case.conv_pass] * size,
+                        bytes_written=written[self.case.conv_pass] * size,
+                        footprint_bytes=footprint + filters * size, launches=chunks)  # fmt: skip
+        if self.pointwise:
+            return Work((product,))
+        return Work((product, scattered) if self.case.conv_pass is ConvPass.DGRAD else (copied, product))
+
+
+def next_fast_length(target: int) -> int:
+    """Smallest 5-smooth integer >= target: the lengths for which pocketfft has real transforms of small radix."""
+    best = 1 << max(0, (target - 1).bit_length())
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            quotient = -(-target // three)
+            best = min(best, three << max(0, (quotient - 1).bit_length()))
+            three *= 3
+        five *= 5
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPhase:
+    """The part of a strided axis that keeps one residue modulo the stride (polyphase decomposition).
+
+    Tap first_tap + j·tap_step of the filter lands on element first_row + j·row_step of this phase, and element q of
+    the phase is input element start + q·stride, for q in [low, high).
+    """
+
+    first_tap: int
+    tap_step: int
+    first_row: int
+    row_step: int
+    start: int
+    low: int
+    high: int
+
+
+def axis_phases(axis: Axis) -> tuple[AxisPhase, ...]:
+    """The phases of an axis that hold at least one tap.
+
+    With u = tap·dilation = a + stride·b, output p reads element p + b of phase a, whose element q is input a − before +
+    stride·q: a stride-1 correlation for each residue a.
+    """
+    common = math.gcd(axis.stride, axis.dilation)
+    tap_step, row_step = axis.stride // common, axis.dilation // common
+    phases = []
+    for tap in range(min(axis.filter, tap_step)):
+        row, residue = divmod(tap * axis.dilation, axis.stride)
+        start = residue - axis.before
+        low = max(0, -(start // axis.stride))
+        high = min(phase_length(axis), (axis.input - 1 - start) // axis.stride + 1)
+        phases.append(AxisPhase(tap, tap_step, row, row_step, start, low, max(low, high)))
+    return tuple(phases)
+
+
+def phase_length(axis: Axis) -> int:
+    """Elements of one phase that the outputs read."""
+    return axis.output + axis.reach // axis.stride
+
+
+@dataclass(frozen=True)
+class FftPlanner:
+    """Real transforms of whole planes, one product per frequency, and the inverse.
+
+    In each pass out(i, j) = Σ_l A(i, l)·B(l, j), with i, j, l the roles of batch, input and output channels:
+    fprop Y(n, k) = Σ_c X(n, c)·W*(c, k); dgrad DX(n, c) = Σ_k DY(n, k)·W(k, c); wgrad DW(k, c) = Σ_n DY*(k, n)·X(n, c).
+    Strides are decomposed into phases, which act as more input channels. Source: Mathieu, Henaff and LeCun, "Fast
+    Training of Convolutional Networks through FFTs", 2013 (arXiv 1312.5851).
+    """
+
+    case: Case
+
+    @property
+    def problem(self) -> Problem:
+        """The case's problem."""
+        return self.case.problem
+
+    @cached_property
+    def phases(self) -> tuple[tuple[AxisPhase, ...], ...]:
+        """Phases per axis."""
+        return tuple(axis_phases(axis) for axis in self.problem.axes)
+
+    @cached_property
+    def fft_size(self) -> tuple[int, ...]:
+        """Transform length per axis: no output wraps, since each reads at most `phase_length` elements."""
+        return tuple(next_fast_length(phase_length(axis)) for axis in self.problem.axes)
+
+    @property
+    def fft_points(self) -> int:
+        """Points of one transform."""
+        return math.prod(self.fft_size)
+
+    @property
+    def bins(self) -> int:
+        """Stored bins of one half spectrum."""
+        return math.prod(self.fft_size[:-1]) * (self.fft_size[-1] // 2 + 1)
+
+    @cached_property
+    def roles(self) -> tuple[int, int, int]:
+        """Extents of i, j and l within a group; input channels count once per phase."""
+        p = self.problem
+        c = p.in_channels // p.groups * math.prod(map(len, self.phases))
+        k = p.out_channels // p.groups
+        return {ConvPass.FPROP: (p.batch, k, c), ConvPass.DGRAD: (p.batch, c, k), ConvPass.WGRAD: (k, c, p.batch)}[
+            self.case.conv_pass
+        ]
+
+    @cached_property
+    def chunk(self) -> tuple[int, int, int, int]:
+        """Chunk extents (g, i, j, l) within FFT_BYTES.
+
+        Groups are cut first, which costs nothing; then the batch, down to 8 images, which costs nothing as long as the
+        filter spectra are kept; then channels, at the price of transforming the other operand again.
+        Input channels are cut in whole channels, each with all its phases.
+        """
+        i, j, k = self.roles
+        sizes = {"g": self.problem.groups, "i": i, "j": j, "l": k}
+        batch = "l" if self.case.conv_pass is ConvPass.WGRAD else "i"
+        unit = dict.fromkeys(sizes, 1)
+        unit["l" if self.case.conv_pass is ConvPass.FPROP else "j"] = math.prod(map(len, self.phases))
+        sizes = {name: max(size, unit[name]) for name, size in sizes.items()}
+
+        def halve(name: str) -> None:
+            units = sizes[name] // unit[name]
+            sizes[name] = -(-units // 2) * unit[name]
+
+        def bytes_now() -> int:
+            return self._workspace(sizes["g"], sizes["i"], sizes["j"], sizes["l"])
+
+        while bytes_now() > FFT_BYTES:
+            channels = [name for name in "ijl" if name != batch and sizes[name] > unit[name]]
+            if sizes["g"] > 1:
+                halve("g")
+            elif sizes[batch] > 8 or (sizes[batch] > 1 and not channels):
+                halve(batch)
+            elif channels:
+                halve(max(channels, key=lambda name: sizes[name]))
+            else:
+                break
+        return sizes["g"], sizes["i"], sizes["j"], sizes["l"]
+
+    def _workspace(self, g: int, i: int, j: int, k: int) -> int:
+        """Bytes of real buffers and spectra of both operands, the product, its running sum and its inverse."""
+        real, spectrum = self.case.dtype.itemsize * self.fft_points, 2 * self.case.dtype.itemsize * self.bins
+        operands = g * (i * k + k * j) * (real + spectrum)
+        return operands + g * i * j * (2 * spectrum + real)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Largest bytes in use at once by one chunk."""
+        return self._workspace(*self.chunk)
+
+    def work(self) -> Work:
+        """Transforms of both operands, product, inverse; operands cut in channels are transformed more than once."""
+        p, size = self.problem, self.case.dtype.itemsize
+        i, j, k = self.roles
+        g_size, i_size, j_size, l_size = self.chunk
+        i_pieces, j_pieces, l_pieces = pieces(i, i_size), pieces(j, j_size), pieces(k, l_size)
+        calls = pieces(p.groups, g_size)
+        # The loops are j, i, l, outermost first, and keep the last chunk of each operand.
+        a_times = 1 if i_pieces * l_pieces == 1 else j_pieces
+        b_times = 1 if l_pieces == 1 else i_pieces
+        real, spectrum = size * self.fft_points, 2 * size * self.bins
+        transform = real_fft_flops(self.fft_points)
+        footprint = self.workspace_bytes
+        products = p.groups * i * j * k
+        a, b, out = p.groups * i * k * a_times, p.groups * k * j * b_times, p.groups * i * j
+
+        def transforms(name: str, count: int, launches: int, extra_flops: int = 0) -> Phase:
+            return Phase(name=name, flops=count * transform + extra_flops, bytes_read=count * (real + spectrum),
+                         bytes_written=count * (real + spectrum), footprint_bytes=footprint,
+                         launches=launches)  # fmt: skip
+
+        names = {ConvPass.FPROP: ("x", "w", "y"), ConvPass.DGRAD: ("dy", "w", "dx"), ConvPass.WGRAD: ("dy", "x", "dw")}
+        first, second, result = names[self.case.conv_pass]
+        product_calls = calls * i_pieces * j_pieces * l_pieces
+        sums = p.groups * i * j * max(0, l_pieces - 1)
+        return Work((
+            transforms(f"transform {first}", a, calls * i_pieces * l_pieces * a_times),
+            transforms(f"transform {second}", b, calls * j_pieces * l_pieces * b_times),
+            Phase(name="product", flops=COMPLEX_MULTIPLY_ADD_FLOPS * products * self.bins + 2 * sums * self.bins,
+                  bytes_read=(p.groups * (i * k * j_pieces + k * j * i_pieces) + 2 * sums) * spectrum,
+                  bytes_written=(out * l_pieces + sums) * spectrum, footprint_bytes=footprint,
+                  launches=product_calls),
+            transforms(f"inverse {result}", out, calls * i_pieces * j_pieces, epilogue_flops(self.case)),
+        ))  # fmt: skip
+
+
+def estimated_seconds(work: Work, threads: int) -> float:
+    """A rough time for choosing an algorithm: each phase at the slower of an assumed rate and bandwidth.
+
+    The rates are round figures for one core of a current x86 server (products 60 Gflop/s, everything else 4 Gflop/s,
+    8 GB/s, 5 µs a call); only their ratios matter here, and nothing that is reported rests on them.
+    """
+    total = 0.0
+    for phase in work.phases:
+        rate = 60e9 if phase.name == "product" else 4e9
+        total += max(phase.flops / (rate * threads), phase.traffic_bytes / 8e9) + 5e-6 * phase.launches
+    return total

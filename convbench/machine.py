@@ -1,0 +1,510 @@
+"""Machines: what a device can do at most (ceilings), what its datasheet says, and which machine this is.
+
+A datasheet is a strict TOML file in `machines/`, with a source for every figure; docs/method.md, "Ceilings", has the rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from convbench.errors import InputError, unknown_name
+from convbench.problem import MathMode
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+SCHEMA = 1
+CEILING_KINDS = ("datasheet", "predicted", "measured")
+LEVELS = ("l1", "l2", "l3", "dram")
+
+PREDICTED_DRAM = 0.90
+"""Bandwidth of a copy over the printed one: the median of seven GPUs (V100 to H200, 0.84 to 0.95), a convolution both
+reads and writes. Source: raw result files of RRZE's gpu-benches, best block size; H200: a torch copy on one machine."""
+
+PREDICTED_SCALAR = 0.95
+"""What well-written fp32 and fp64 kernels reach of the printed peak: the middle of the published 0.90 to 1.0."""
+
+PREDICTED_TENSOR = 0.80
+"""What a large matrix product reaches on tensor cores: 788 of 989 Tflop/s, bf16 on an H200."""
+
+PREDICTED_LAUNCH_S = 2e-6
+"""One kernel launch on a stream: the middle of the published 1 to 3 µs (1.6 to 2.6 µs on L40, A40, H200, A100)."""
+
+ISA_FLAGS = {
+    "avx": "avx", "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512_bf16": "avx512_bf16",
+    "avx512_fp16": "avx512_fp16", "amx_tile": "amx", "neon": "neon", "asimd": "neon", "sve": "sve", "sve2": "sve2",
+}  # fmt: skip
+"""Instruction sets that a convolution's speed depends on: the kernel's name for each, and ours."""
+
+_PUBLISHED = {"published_source": "source"}
+_TOP = {
+    "schema": "integer", "name": "text", "title": "text", "vendor": "text", "kind": "text", "compute_capability": "text",
+    "units": "integer", "clock_hz": "number", "checked": "texts", "notes": "texts", "sources": "table", "peak": "table",
+    "dram": "table", "l2": "table", "launch": "table",
+}  # fmt: skip
+_PEAK = {"flop_per_s": "number", "fma_per_clock": "integer", "clock_hz": "number", "source": "source",
+         "exception": "text", "published_flop_per_s": "number"} | _PUBLISHED  # fmt: skip
+_DRAM = {"bytes_per_s": "number", "source": "source", "bus_bits": "integer", "transfers_per_s": "number",
+         "published_bytes_per_s": "number"} | _PUBLISHED  # fmt: skip
+_L2 = {"bytes": "integer", "source": "source", "published_bytes_per_s": "number"} | _PUBLISHED
+_LAUNCH = {"seconds": "number", "source": "source"}
+_SYSCTL_KEYS = ("machdep.cpu.brand_string", "hw.physicalcpu", "hw.memsize", "hw.l1dcachesize", "hw.l2cachesize",
+                "hw.l3cachesize", "kern.hv_vmm_present", "hw.optional.neon", "hw.optional.avx2_0",
+                "hw.optional.avx512f")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """One bound of a machine.
+
+    Attributes:
+        value: flop/s, B/s, or seconds for a latency.
+        kind: "datasheet" as printed, "predicted" for a derated datasheet, "measured" on the machine itself.
+        sigma: relative standard deviation of `value`; 0 where it is not known.
+        minimum: smallest measured value; `maximum` the largest, `count` how many, `date` when (ISO 8601).
+
+    Raises:
+        InputError: a field breaks a rule.
+    """
+
+    value: float
+    kind: str
+    sigma: float = 0.0
+    minimum: float | None = None
+    maximum: float | None = None
+    count: int | None = None
+    date: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in CEILING_KINDS:
+            raise InputError(f"kind of a ceiling must be one of {', '.join(CEILING_KINDS)}; got {self.kind!r}")
+        for name, lowest in (("value", "above"), ("sigma", "at least")):
+            number = getattr(self, name)
+            if not _is_number(number) or number < 0 or (lowest == "above" and number == 0):
+                raise InputError(f"{name} of a ceiling must be a number {lowest} 0, got {number!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """All bounds of one device.
+
+    Attributes:
+        compute: peak by math mode ("fp32", "tf32", …), flop/s.
+        bandwidth: by level ("dram", "l2", "l3"), B/s.
+        capacity_bytes: of the caches among those levels.
+        launch: latency of one launch, seconds; None where it is not known, and then it counts as 0.
+        is_gpu: a GPU's L2 holds less of a working set than a CPU's caches do.
+    """
+
+    compute: Mapping[str, Ceiling]
+    bandwidth: Mapping[str, Ceiling]
+    capacity_bytes: Mapping[str, int] = field(default_factory=dict)
+    launch: Ceiling | None = None
+    is_gpu: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ceilings, for a file; what is not known is left out."""
+        return {
+            "compute": {mode: _known(ceiling) for mode, ceiling in self.compute.items()},
+            "bandwidth": {level: _known(ceiling) for level, ceiling in self.bandwidth.items()},
+            "capacity_bytes": dict(self.capacity_bytes),
+            "launch": _known(self.launch) if self.launch else None,
+            "is_gpu": self.is_gpu,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Ceilings:
+        """The ceilings written by `to_dict`.
+
+        Raises:
+            InputError: a field is missing, unknown or breaks a rule.
+        """
+        try:
+            values = dict(fields)
+            for name in ("compute", "bandwidth"):
+                values[name] = {key: Ceiling(**ceiling) for key, ceiling in values[name].items()}
+            values["launch"] = Ceiling(**values["launch"]) if values.get("launch") else None
+            return cls(**values)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise InputError(f"not a set of ceilings: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """A printed peak, and the formula behind it: 2 · units · fma_per_clock · clock_hz flop/s.
+
+    `exception` says why formula and printed figure differ, where they do; `published_flop_per_s` is somebody's measurement.
+    """
+
+    flop_per_s: float
+    fma_per_clock: int
+    clock_hz: float
+    source: str
+    exception: str = ""
+    published_flop_per_s: float | None = None
+    published_source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datasheet:
+    """What is printed about a machine, dense figures only. Sources are keys of `sources`.
+
+    Attributes:
+        kind: "gpu" or "cpu".
+        units: streaming multiprocessors, or cores.
+        clock_hz: boost clock.
+        peaks: by math mode; tensor cores accumulate in fp32.
+        checked: "formula", where every peak was derived again, and the second sources that agree.
+        dram: bytes_per_s, source; bus_bits and transfers_per_s (per pin) behind it; published_bytes_per_s of a copy.
+        l2: bytes, source and published_bytes_per_s; empty where the size is not known.
+        launch: seconds and source of a published launch latency; empty where there is none.
+    """
+
+    name: str
+    title: str
+    vendor: str
+    kind: str
+    units: int
+    clock_hz: float
+    sources: Mapping[str, str]
+    checked: tuple[str, ...]
+    peaks: Mapping[str, Peak]
+    dram: Mapping[str, Any]
+    l2: Mapping[str, Any]
+    launch: Mapping[str, Any]
+    compute_capability: str = ""
+    notes: tuple[str, ...] = ()
+
+    def formula_flop_per_s(self, math_mode: str) -> float:
+        """2 · units · FMA per clock and unit · clock, which the printed peak should be."""
+        peak = self.peaks[math_mode]
+        return 2.0 * self.units * peak.fma_per_clock * peak.clock_hz
+
+    def ceilings(self) -> Ceilings:
+        """As printed: peaks and main memory. No datasheet prints a cache's bandwidth or a launch latency."""
+        return Ceilings(
+            compute={mode: Ceiling(value=peak.flop_per_s, kind="datasheet") for mode, peak in self.peaks.items()},
+            bandwidth={"dram": Ceiling(value=self.dram["bytes_per_s"], kind="datasheet")},
+            capacity_bytes=self._capacity(),
+            is_gpu=self.kind == "gpu",
+        )
+
+    def predicted(self) -> Ceilings:
+        """What kernels reach: the published measurement where there is one, else the PREDICTED_* factors above."""
+        compute = {
+            mode: peak.published_flop_per_s
+            or peak.flop_per_s * (PREDICTED_SCALAR if mode in {MathMode.FP32, MathMode.FP64} else PREDICTED_TENSOR)
+            for mode, peak in self.peaks.items()
+        }
+        bandwidth = {"dram": self.dram.get("published_bytes_per_s") or self.dram["bytes_per_s"] * PREDICTED_DRAM}
+        if "published_bytes_per_s" in self.l2:
+            bandwidth["l2"] = self.l2["published_bytes_per_s"]
+        launch_s = self.launch.get("seconds") or (PREDICTED_LAUNCH_S if self.kind == "gpu" else None)
+        return Ceilings(
+            compute={mode: Ceiling(value=value, kind="predicted") for mode, value in compute.items()},
+            bandwidth={level: Ceiling(value=value, kind="predicted") for level, value in bandwidth.items()},
+            capacity_bytes=self._capacity(),
+            launch=Ceiling(value=launch_s, kind="predicted") if launch_s else None,
+            is_gpu=self.kind == "gpu",
+        )
+
+    def _capacity(self) -> dict[str, int]:
+        return {"l2": self.l2["bytes"]} if self.l2 else {}
+
+
+def datasheets() -> dict[str, Traversable]:
+    """The datasheets that come with convbench, by name, sorted."""
+    found = {entry.name: entry for entry in (files("convbench") / "machines").iterdir() if entry.name.endswith(".toml")}
+    return {name.removesuffix(".toml"): found[name] for name in sorted(found)}
+
+
+def load_datasheet(name: str) -> Datasheet:
+    """The datasheet called `name`.
+
+    Raises:
+        InputError: no such machine, or a file that breaks the format.
+    """
+    known = datasheets()
+    if name not in known:
+        raise unknown_name("machine", name, list(known))
+    return parse_datasheet(known[name].read_bytes(), f"{name}.toml")
+
+
+def parse_datasheet(content: bytes, where: str) -> Datasheet:
+    """The datasheet in `content`; `where` names the file in errors.
+
+    Raises:
+        InputError: not UTF-8 TOML, a key unknown, missing or of the wrong type, or a source that is not listed.
+    """
+    try:
+        table = tomllib.loads(content.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not valid TOML: {error}") from None
+    required = ("schema", "name", "title", "vendor", "kind", "units", "clock_hz", "checked", "sources", "peak", "dram")
+    top = _checked(table, _TOP, required, {}, where)
+    if top["schema"] != SCHEMA:
+        raise InputError(f"{where}: schema must be {SCHEMA}, got {top['schema']!r}")
+    if top["kind"] not in {"gpu", "cpu"}:
+        raise InputError(f"{where}: kind must be gpu or cpu, got {top['kind']!r}")
+    sources = _checked(top["sources"], dict.fromkeys(top["sources"], "text"), (), {}, f"{where}: [sources]")
+    _checked(top["peak"], dict.fromkeys(MathMode, "table"), (), {}, f"{where}: [peak]")
+    peaks = {}
+    for mode, entry in top["peak"].items():
+        peak = _checked(entry, _PEAK, ("flop_per_s", "fma_per_clock", "source"), sources, f"{where}: [peak.{mode}]")
+        peaks[mode] = Peak(**({"clock_hz": top["clock_hz"]} | peak))
+    for key in top["checked"]:
+        if key != "formula" and key not in sources:
+            raise unknown_name("source", key, list(sources), where=f" in {where}: checked")
+    sections = {"dram": (_DRAM, "bytes_per_s"), "l2": (_L2, "bytes"), "launch": (_LAUNCH, "seconds")}
+    for key, (allowed, figure) in sections.items():
+        top[key] = _checked(top[key], allowed, (figure, "source"), sources, f"{where}: [{key}]") if key in top else {}
+    del top["schema"], top["peak"]
+    return Datasheet(**(top | {"peaks": peaks, "checked": tuple(top["checked"]), "notes": tuple(top.get("notes", ()))}))
+
+
+def _checked(
+    table: object, allowed: Mapping[str, str], required: tuple[str, ...], sources: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """`table`, once its keys are known, those required present, and each value of the kind that `allowed` says."""
+    if not isinstance(table, dict):
+        raise InputError(f"{where} must be a table, got {table!r}")
+    if any(key.startswith("published_") for key in table):
+        required = (*required, "published_source")
+    for key in required:
+        if key not in table:
+            raise InputError(f"{where}: {key} is missing")
+    for key, value in table.items():
+        if key not in allowed:
+            raise unknown_name("key", key, sorted(allowed), where=f" in {where}")
+        kind = allowed[key]
+        if kind == "source" and value not in sources:
+            raise unknown_name("source", str(value), list(sources), where=f" in {where}: {key}")
+        test, words = _KINDS[kind]
+        if not test(value):
+            raise InputError(f"{where}: {key} must be {words}, got {value!r}")
+    return table
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "number": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "integer": (lambda v: _is_number(v) and isinstance(v, int) and v > 0, "an integer above 0"),
+    "text": (lambda v: isinstance(v, str) and v != "", "a string that is not empty"),
+    "source": (lambda v: isinstance(v, str), "the key of a source"),
+    "texts": (lambda v: isinstance(v, list) and all(isinstance(text, str) for text in v), "a list of strings"),
+    "table": (lambda v: isinstance(v, dict) and v != {}, "a table that is not empty"),
+}
+
+
+def _known(value: Any) -> dict[str, Any]:
+    return {key: entry for key, entry in asdict(value).items() if entry is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine at hand. What cannot be read is None, or absent; there is no host name in it.
+
+    Attributes:
+        os: "Linux", "Darwin", "Windows".
+        arch: "x86_64", "aarch64", "arm64".
+        cpu_count: logical CPUs that this process may use.
+        physical_cores: cores behind those.
+        isa: names from ISA_FLAGS.
+        cache_bytes: data caches by level as the first CPU sees them: one core's L1 and L2, one L3.
+        memory_bytes: main memory, or the container's limit where that is less.
+        virtualised: whether a hypervisor is underneath.
+        gpu_memory_bytes: total memory of the GPU; gpu_units its streaming multiprocessors.
+        gpu_mig: the name of the slice, where the GPU is shared out; gpu_power_limit_w its power limit, in watts.
+    """
+
+    os: str
+    arch: str
+    cpu_model: str | None = None
+    cpu_count: int | None = None
+    physical_cores: int | None = None
+    isa: tuple[str, ...] = ()
+    cache_bytes: Mapping[str, int] = field(default_factory=dict)
+    memory_bytes: int | None = None
+    virtualised: bool | None = None
+    gpu_name: str | None = None
+    gpu_compute_capability: str | None = None
+    gpu_units: int | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_mig: str | None = None
+    gpu_power_limit_w: float | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits of a SHA-256 over what stays the same from run to run.
+
+        Memory of the host, caches and instruction sets are left out: a container's limit or a new kernel changes how
+        they are reported, not which machine it is. GPU memory counts in whole GiB, for drivers keep a varying rest.
+        """
+        memory = self.gpu_memory_bytes
+        identity = [
+            self.os, self.arch, self.cpu_model, self.cpu_count, self.virtualised, self.gpu_name, self.gpu_mig,
+            memory if memory is None else round(memory / 2**30), self.gpu_power_limit_w,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known, for a file."""
+        return _known(self) | {"isa": list(self.isa)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Machine:
+        """The machine written by `to_dict`.
+
+        Raises:
+            InputError: a field is missing or unknown.
+        """
+        try:
+            return cls(**(dict(fields) | {"isa": tuple(fields.get("isa", ()))}))
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"not a machine: {error}") from None
+
+
+def cpu_machine(root: str | Path = "/") -> Machine:
+    """This machine, from /proc and /sys below `root`; elsewhere from sysctl (macOS) and what Python's platform knows."""
+    root = Path(root)
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    facts: dict[str, Any] = {"os": platform.system(), "arch": platform.machine()}
+    facts["cpu_count"] = len(cpus) if cpus else os.cpu_count()
+    info = _read(root / "proc/cpuinfo")
+    if info is not None:
+        facts |= _cpuinfo(info, cpus)
+        facts["cache_bytes"] = _caches(root / "sys/devices/system/cpu/cpu0/cache")
+        if facts["virtualised"] is None and (root / "proc/device-tree/hypervisor").exists():
+            facts["virtualised"] = True
+    elif platform.system() == "Darwin":
+        facts |= _darwin(_sysctl())
+    else:
+        facts["cpu_model"] = platform.processor() or None
+    return Machine(**facts, memory_bytes=_memory_bytes(root))
+
+
+def available_memory_bytes(root: str | Path = "/") -> int | None:
+    """Bytes that can be allocated without swapping: MemAvailable, or what a container's limit leaves where that is less.
+
+    Where the system does not say, its physical memory; None where even that is not known.
+    """
+    root = Path(root)
+    free = [_meminfo(root, "MemAvailable"), *(max(0, limit - used) for limit, used in _cgroup_memory(root))]
+    known = [value for value in free if value is not None]
+    return min(known) if known and free[0] is not None else _memory_bytes(root)
+
+
+def _cpuinfo(text: str, cpus: set[int] | None) -> dict[str, Any]:
+    """Facts of /proc/cpuinfo: one block of "key : value" lines per logical CPU. `cpus` are those that may be used."""
+    blocks = [
+        {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
+        for block in text.strip().split("\n\n")
+    ]
+    first = blocks[0]
+    flags = (first.get("flags") or first.get("features") or "").split()
+    model = first.get("model name")
+    if model is None and "cpu part" in first:  # Arm kernels print numbers for a name
+        model = f"implementer {first.get('cpu implementer')}, part {first['cpu part']}"
+    usable = [block for block in blocks if cpus is None or block.get("processor", "").isdigit()
+              and int(block["processor"]) in cpus]  # fmt: skip
+    cores = {(block.get("physical id"), block["core id"]) for block in usable if "core id" in block}
+    return {
+        "cpu_model": model,
+        "physical_cores": len(cores) or None,
+        "isa": tuple(sorted({ISA_FLAGS[flag] for flag in flags if flag in ISA_FLAGS})),
+        "virtualised": "hypervisor" in flags if "flags" in first else None,  # x86 alone has a bit for it
+    }
+
+
+def _caches(folder: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for index in sorted(folder.glob("index*")):
+        level, kind, size = (_read(index / name) for name in ("level", "type", "size"))
+        if level and size and kind and kind.strip() != "Instruction":
+            digits, scale = size.strip()[:-1], {"K": 2**10, "M": 2**20}.get(size.strip()[-1])
+            if scale and digits.isdigit():
+                found[f"l{level.strip()}"] = int(digits) * scale
+    return dict(sorted(found.items()))
+
+
+def _memory_bytes(root: Path) -> int | None:
+    total = _meminfo(root, "MemTotal")
+    if total is None and platform.system() == "Darwin":
+        total = int(_sysctl().get("hw.memsize", 0)) or None
+    limits = [limit for limit, _ in _cgroup_memory(root)]
+    return min([total, *limits]) if total is not None else None
+
+
+def _meminfo(root: Path, key: str) -> int | None:
+    for line in (_read(root / "proc/meminfo") or "").splitlines():
+        name, _, value = line.partition(":")
+        if name == key and value.split()[:1] and value.split()[0].isdigit():
+            return int(value.split()[0]) * 1024  # the file says kB and means KiB
+    return None
+
+
+def _cgroup_memory(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, used) in bytes of each control group that this process is in, version 1 or 2, ancestors included.
+
+    Inactive file pages are not counted as used: the kernel drops them first.
+    """
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        controllers, path = line.split(":", 2)[1:] if line.count(":") >= 2 else ("", "/")
+        if controllers == "":
+            mount, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file ")
+        elif "memory" in controllers.split(","):
+            mount, names = "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes",
+                                                    "total_inactive_file ")  # fmt: skip
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        for part in (group, *group.parents):
+            folder = root / mount / part
+            limit, used = (_read(folder / name) for name in names[:2])
+            stat = (_read(folder / "memory.stat") or "").splitlines()
+            idle = next((int(entry.split()[1]) for entry in stat if entry.startswith(names[2])), 0)
+            if limit and limit.strip().isdigit():  # "max": no limit
+                yield int(limit), max(0, int(used) - idle) if used else 0
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return None
+
+
+def _sysctl() -> dict[str, str]:
+    """Those of _SYSCTL_KEYS that this Mac has; it complains about the others and goes on."""
+    try:
+        run = subprocess.run(["sysctl", *_SYSCTL_KEYS], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return dict(line.split(": ", 1) for line in run.stdout.splitlines() if ": " in line)
+
+
+def _darwin(facts: Mapping[str, str]) -> dict[str, Any]:
+    caches = {"l1": "hw.l1dcachesize", "l2": "hw.l2cachesize", "l3": "hw.l3cachesize"}
+    isa = {"neon": "hw.optional.neon", "avx2": "hw.optional.avx2_0", "avx512f": "hw.optional.avx512f"}
+    hypervisor = facts.get("kern.hv_vmm_present")
+    return {
+        "cpu_model": facts.get("machdep.cpu.brand_string"),
+        "physical_cores": int(facts.get("hw.physicalcpu", 0)) or None,
+        "cache_bytes": {level: int(facts[key]) for level, key in caches.items() if int(facts.get(key, 0)) > 0},
+        "isa": tuple(sorted(name for name, key in isa.items() if facts.get(key) == "1")),
+        "virtualised": hypervisor == "1" if hypervisor is not None else None,
+    }

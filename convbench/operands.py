@@ -1,0 +1,70 @@
+"""The tensors of a case: seeded and normal, the same numbers for every backend."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convbench.problem import Dtype, Layout, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NUMPY_DTYPES = {Dtype.FP64: np.dtype(np.float64), Dtype.FP32: np.dtype(np.float32)}
+"""Storage types that NumPy has; the others belong to backends that have them."""
+
+
+class Operands:
+    """x, w, dy and bias of one problem, each made when first asked for.
+
+    Arrays are canonical and read-only: x (N, C, input…), w (K, C/G, filter…), dy (N, K, output…), bias (K,).
+    Zeros run measurably faster than random numbers on some hardware, and hide faults; so values are normal.
+    """
+
+    def __init__(self, problem: Problem, dtype: Dtype, seed: int) -> None:
+        self.problem = problem
+        self.dtype = NUMPY_DTYPES[dtype]
+        self.seed = seed
+
+    def _normal(self, role: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        values = np.random.default_rng([self.seed, role]).standard_normal(shape, dtype=self.dtype.type)
+        values.flags.writeable = False
+        return values
+
+    @cached_property
+    def x(self) -> NDArray[Any]:
+        """Activations (N, C, input…)."""
+        return self._normal(0, self.problem.x_shape)
+
+    @cached_property
+    def w(self) -> NDArray[Any]:
+        """Filter (K, C/G, filter…)."""
+        return self._normal(1, self.problem.w_shape)
+
+    @cached_property
+    def dy(self) -> NDArray[Any]:
+        """Gradient of the output (N, K, output…)."""
+        return self._normal(2, self.problem.y_shape)
+
+    @cached_property
+    def bias(self) -> NDArray[Any]:
+        """Bias (K,)."""
+        return self._normal(3, (self.problem.out_channels,))
+
+
+def to_layout(canonical: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """A contiguous copy with its axes in memory order, or the array itself where that is its order already."""
+    return np.ascontiguousarray(canonical.transpose(layout.order(canonical.ndim - 2)))
+
+
+def from_layout(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """The canonical view of an array whose axes lie in `layout`."""
+    return stored.transpose(np.argsort(layout.order(stored.ndim - 2)))
+
+
+def grouped(canonical: NDArray[Any], groups: int, axis: int) -> NDArray[Any]:
+    """A view whose channel axis is split in two: (…, C, …) becomes (…, G, C/G, …)."""
+    shape = canonical.shape
+    return canonical.reshape(*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])

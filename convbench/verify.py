@@ -1,0 +1,307 @@
+"""Verification of a plan's result before it is timed: docs/method.md, "Verification".
+
+Two checks against the float64 reference. The first covers every element at the cost of a fraction of the pass: the
+output contracted with random signs along one axis must equal the pass on operands contracted first (Freivalds). The
+second compares elements one by one: all of them in small problems, else whole planes of a few images and channels,
+which hold every corner, edge and tile seam.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convbench import reference
+from convbench.backends import ErrorBound
+from convbench.operands import Operands, grouped
+from convbench.problem import Case, ConvPass, Dtype, Epilogue, MathMode
+from convbench.work import nominal_macs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from convbench.backends import Plan
+
+SAFETY = 4.0
+"""c: how far beyond u·√L·√(Σa²b²), the size of a random walk of rounding errors, an element may lie."""
+SIGMAS = 6.0
+"""z: how many standard deviations a contraction, a sum of many such errors, may lie off."""
+DRAWS = 2
+SMALL_MACS = 1 << 22
+"""Problems up to this size are compared element by element, whole."""
+SAMPLES = 256
+"""Least number of elements compared one by one in larger ones."""
+
+UNIT_ROUNDOFF = {
+    MathMode.FP64: (2.0**-53, 2.0**-53),
+    MathMode.FP32: (2.0**-24, 2.0**-24),
+    MathMode.TF32: (2.0**-11, 2.0**-24),
+    MathMode.FP16_TC: (2.0**-11, 2.0**-24),
+    MathMode.BF16_TC: (2.0**-8, 2.0**-24),
+}
+"""u_mul and u_acc, half the spacing of numbers at 1 with 53, 24, 11 and 8 significand bits (IEEE 754; PTX ISA)."""
+STORAGE_ROUNDOFF = {Dtype.FP64: 0.0, Dtype.FP32: 0.0, Dtype.FP16: 2.0**-11, Dtype.BF16: 2.0**-8}
+"""What storing adds, where storage is narrower than the accumulator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The outcome.
+
+    Attributes:
+        passed: whether every check held.
+        reason: what failed and where; empty if nothing did.
+        max_error: largest error of a compared element, relative to the root mean square of the reference.
+        rms_error: root mean square error of the compared elements, relative to the same.
+        bound_share: largest error of any check as a share of what it is allowed; above 1 the check fails.
+        compared: elements compared one by one.
+        contracted_axis: "n", "k" or "c": the axis contracted for the check of every element.
+        contracted_length: its length, m: an isolated error shows from about √m times an element's bound.
+    """
+
+    passed: bool
+    reason: str = ""
+    max_error: float | None = None
+    rms_error: float | None = None
+    bound_share: float | None = None
+    compared: int = 0
+    contracted_axis: str = ""
+    contracted_length: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a file."""
+        return asdict(self)
+
+
+def verify(case: Case, plan: Plan, operands: Operands, seed: int) -> Verification:
+    """Runs `plan` (whose epilogue must be none) once on a poisoned output and checks what it wrote."""
+    plan.poison()
+    plan.run()
+    return check(case, plan.output(), operands, plan.error_bound, seed)
+
+
+def check(case: Case, output: NDArray[Any], operands: Operands, bound: ErrorBound, seed: int) -> Verification:
+    """Checks `output`, canonical, against the reference for `operands`."""
+    if output.shape != case.output_shape:
+        return Verification(passed=False, reason=f"output has shape {output.shape}, expected {case.output_shape}")
+    bad = int(np.size(output) - np.count_nonzero(np.isfinite(output)))
+    if bad:
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(output))[0])
+        return Verification(
+            passed=False, reason=f"{bad} of {output.size} elements are unwritten or not finite, the first at {where}"
+        )
+    checker = _Checker(case, output, operands, bound, np.random.default_rng([seed, 4]))
+    axis, length = checker.contraction
+    contraction_share, contraction_reason = checker.contract()
+    samples = checker.compare()
+    return Verification(
+        passed=not (contraction_reason or samples.reason),
+        reason=samples.reason or contraction_reason,
+        max_error=samples.max_error,
+        rms_error=samples.rms_error,
+        bound_share=max(contraction_share, samples.share),
+        compared=samples.count,
+        contracted_axis=axis,
+        contracted_length=length,
+    )
+
+
+def check_epilogue(
+    case: Case, linear: NDArray[Any], fused: NDArray[Any], operands: Operands, bound: ErrorBound
+) -> str | None:
+    """Why the fused output is not relu(y₀ + b) of the verified linear part, or None if it is.
+
+    Both parts may round y₀ differently, so each is allowed its own bound, with the largest root of the whole output.
+    """
+    bias = operands.bias.reshape(-1, *[1] * case.problem.ndim).astype(np.float64)
+    expected = linear + bias
+    if case.epilogue is Epilogue.BIAS_RELU:
+        expected = np.maximum(expected, 0)
+    scale = float(np.max(np.abs(linear), initial=0.0) + np.max(np.abs(bias)))
+    allowed = 2 * _relative_bound(case, bound) * scale + STORAGE_ROUNDOFF[case.dtype] * np.abs(expected)
+    return _first_violation(fused - expected, np.broadcast_to(allowed, expected.shape), f"{case.epilogue} of element")
+
+
+def _relative_bound(case: Case, bound: ErrorBound) -> float:
+    u_mul, u_acc = UNIT_ROUNDOFF[case.math_mode]
+    return SAFETY * (u_mul + u_acc * math.sqrt(case.accumulation_length)) * bound.growth
+
+
+def _first_violation(error: NDArray[Any], allowed: NDArray[Any], what: str) -> str | None:
+    """The worst element that is not within its allowance, in words; NaN counts as beyond."""
+    broken = ~(np.abs(error) <= allowed)
+    if not broken.any():
+        return None
+    worst = np.unravel_index(int(np.argmax(np.where(broken, np.abs(error), -1))), error.shape)
+    count = int(np.count_nonzero(broken))
+    return (
+        f"{what} {tuple(int(i) for i in worst)} is off by {abs(error[worst]):.3g}, allowed {allowed[worst]:.3g}"
+        f" ({count} of {error.size} beyond)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    reason: str
+    share: float
+    max_error: float | None
+    rms_error: float | None
+    count: int
+
+
+class _Checker:
+    """Both checks of one output, on grouped views of it and its operands.
+
+    Every pass is out(i, j) = Σ a(i, ·)·b(·, j), with i and j the two axes of images or channels that the output has:
+    fprop a = x, b = w, i = n, j = k; dgrad a = dy, b = w, i = n, j = c; wgrad a = dy, b = x, i = k, j = c.
+    """
+
+    def __init__(
+        self, case: Case, output: NDArray[Any], operands: Operands, bound: ErrorBound, rng: np.random.Generator
+    ) -> None:
+        groups = case.problem.groups
+        self.case, self.bound, self.rng = case, bound, rng
+        self.axes = case.problem.axes
+        conv_pass = case.conv_pass
+        if conv_pass is ConvPass.FPROP:
+            self.names, self.function = ("n", "k"), reference.fprop
+            self.norm_product = "ngc,gkc->ngk"
+            self.a, self.b = grouped(operands.x, groups, 1), grouped(operands.w, groups, 0)
+            self.axis_of_a, self.axis_of_b, self.axes_of_out = 0, 1, (0, 2)
+        elif conv_pass is ConvPass.DGRAD:
+            self.names, self.function = ("n", "c"), reference.dgrad
+            self.norm_product = "ngk,gkc->ngc"
+            self.a, self.b = grouped(operands.dy, groups, 1), grouped(operands.w, groups, 0)
+            self.axis_of_a, self.axis_of_b, self.axes_of_out = 0, 2, (0, 2)
+        else:
+            self.names, self.function = ("k", "c"), reference.wgrad
+            self.norm_product = "ngk,ngc->gkc"
+            self.a, self.b = grouped(operands.dy, groups, 1), grouped(operands.x, groups, 1)
+            self.axis_of_a, self.axis_of_b, self.axes_of_out = 2, 2, (1, 2)
+        self.out = grouped(output, groups, 0 if conv_pass is ConvPass.WGRAD else 1)
+        self.group_axes = {"a": 1, "b": 1 if conv_pass is ConvPass.WGRAD else 0,
+                           "out": 0 if conv_pass is ConvPass.WGRAD else 1}  # fmt: skip
+
+    @property
+    def contraction(self) -> tuple[str, int]:
+        """Name and length of the longer of the two axes."""
+        lengths = [self.out.shape[axis] for axis in self.axes_of_out]
+        return max(zip(self.names, lengths, strict=True), key=lambda pair: pair[1])
+
+    def _allowed(self, a: NDArray[Any], b: NDArray[Any], factor: float) -> NDArray[Any]:
+        """Allowance per element from the root of the pass on squares of a and b (docs/method.md).
+
+        A transform spreads the rounding errors of its whole plane evenly, so there the root is the largest of the
+        plane. A plane of few outputs may by chance have small ones only: the norms of both operands, over the points
+        that they are spread on, are then the better measure of the same.
+        """
+        root = np.sqrt(self.function(self.axes, a, b, 2))
+        if self.bound.transform_points:
+            spatial = tuple(range(3, root.ndim))
+            spread = np.einsum(self.norm_product, _squared_norms(a), _squared_norms(b)) / self.bound.transform_points
+            largest = root.max(axis=spatial, initial=0.0)
+            root = np.maximum(largest, np.sqrt(spread)).reshape(*root.shape[:3], *[1] * len(spatial))
+        return factor * _relative_bound(self.case, self.bound) * root
+
+    def contract(self) -> tuple[float, str]:
+        """The check of every element: (largest share of the allowance, reason or "")."""
+        name, length = self.contraction
+        first = name == self.names[0]
+        signs = self.rng.choice([-1.0, 1.0], size=(DRAWS, length))
+        axis, out_axis = (self.axis_of_a, self.axes_of_out[0]) if first else (self.axis_of_b, self.axes_of_out[1])
+        operand = self.a if first else self.b
+        contracted = _contract(operand, axis, signs)
+        expected = self.function(self.axes, *((contracted, self.b) if first else (self.a, contracted)))
+        actual = _contract(self.out, out_axis, signs)
+        norms = np.sqrt(_contract(operand, axis, np.ones((1, length)), power=2))
+        allowed = self._allowed(*((norms, self.b) if first else (self.a, norms)), SIGMAS)
+        if storage := STORAGE_ROUNDOFF[self.case.dtype]:
+            ones = np.ones((1, length))
+            allowed = allowed + SIGMAS * storage * np.sqrt(_contract(self.out, out_axis, ones, power=2))
+        error = actual - expected
+        allowed = np.broadcast_to(allowed, error.shape)
+        reason = _first_violation(error, allowed, f"the sum over {name} with random signs at")
+        return _share(error, allowed), reason or ""
+
+    def compare(self) -> _Samples:
+        """Elements one by one."""
+        group, i, j = self._selection()
+        a = _take(_take(self.a, self.group_axes["a"], group), self.axis_of_a, i)
+        b = _take(_take(self.b, self.group_axes["b"], group), self.axis_of_b, j)
+        actual = _take(self.out, self.group_axes["out"], group)
+        for axis, chosen in zip(self.axes_of_out, (i, j), strict=True):
+            actual = _take(actual, axis, chosen)
+        expected = self.function(self.axes, a, b)
+        allowed = self._allowed(a, b, 1.0) + STORAGE_ROUNDOFF[self.case.dtype] * np.abs(expected)
+        error = actual - expected
+        allowed = np.broadcast_to(allowed, error.shape)
+        if not error.size:
+            return _Samples("", 0.0, None, None, 0)
+        names = f"element (of g {_short(group)}, {self.names[0]} {_short(i)}, {self.names[1]} {_short(j)})"
+        reason = _first_violation(error, allowed, names)
+        scale = float(np.sqrt(np.mean(expected**2))) or 1.0
+        return _Samples(reason or "", _share(error, allowed), float(np.max(np.abs(error))) / scale,
+                        float(np.sqrt(np.mean(error**2))) / scale, error.size)  # fmt: skip
+
+    def _selection(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+        """Groups, and places along i and j, whose planes are compared: the ends and random ones in between."""
+        extents = (self.case.problem.groups, *(self.out.shape[axis] for axis in self.axes_of_out))
+        if nominal_macs(self.case.problem) <= SMALL_MACS:
+            return tuple(range(extents[0])), tuple(range(extents[1])), tuple(range(extents[2]))
+        counts = [min(extent, 2) for extent in extents]
+        plane = math.prod(self.out.shape) // max(1, math.prod(extents))
+        while plane * math.prod(counts) < SAMPLES and counts != list(extents):
+            smallest = min((n for n in range(3) if counts[n] < extents[n]), key=lambda n: counts[n])
+            counts[smallest] += 1
+        g, i, j = (self._places(extent, count) for extent, count in zip(extents, counts, strict=True))
+        return g, i, j
+
+    def _places(self, extent: int, count: int) -> list[int]:
+        """The last place, and random ones before it."""
+        if count >= extent:
+            return list(range(extent))
+        return sorted([*self.rng.choice(extent - 1, size=count - 1, replace=False).tolist(), extent - 1])
+
+
+def _contract(array: NDArray[Any], axis: int, signs: NDArray[np.float64], power: int = 1) -> NDArray[np.float64]:
+    """Σ signs[d, m]·array[…m…]^power in float64, with d in the place of m: (…, draws, …)."""
+    moved = np.moveaxis(array, axis, 0)
+    total = np.zeros((len(signs), *moved.shape[1:]))
+    for m, values in enumerate(moved):
+        block = values.astype(np.float64)
+        if power == 2:
+            block *= block
+        for d in range(len(signs)):
+            total[d] += signs[d, m] * block
+    return np.moveaxis(total, 0, axis)
+
+
+def _squared_norms(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Σ over the spatial axes of the squares, in float64."""
+    flat = array.reshape(*array.shape[:3], math.prod(array.shape[3:]))
+    norms: NDArray[np.float64] = np.einsum("abci,abci->abc", flat, flat, dtype=np.float64)
+    return norms
+
+
+def _take(array: NDArray[Any], axis: int, places: Sequence[int]) -> NDArray[Any]:
+    if len(places) == array.shape[axis]:
+        return array
+    return np.take(array, places, axis=axis)
+
+
+def _share(error: NDArray[Any], allowed: NDArray[Any]) -> float:
+    """Largest |error| / allowed; where nothing is allowed, 0 if the error is 0 and infinity if not."""
+    if not error.size:
+        return 0.0
+    size = np.abs(error)
+    share = np.divide(size, allowed, out=np.where(size > 0, np.inf, 0.0), where=allowed > 0)
+    return float(np.max(share))
+
+
+def _short(places: Sequence[int]) -> str:
+    return str(list(places)) if len(places) <= 4 else f"[{places[0]}…{places[-1]}]"
