@@ -152,13 +152,13 @@ class FftPlan(CpuPlan):
     def _phases(self, c: slice) -> Iterator[tuple[tuple[Any, ...], slice, slice]]:
         """Phases of all axes together, with the channels in a chunk of c and their columns in its buffer.
 
-        Columns are ordered (phase, channel) within the chunk; a chunk holds whole channels with all their phases.
+        Columns are ordered (channel, phase), so that a column keeps its phase in a shorter last chunk.
         """
         count = math.prod(map(len, self.planner.phases))
         width = _len(c) // count
         channels = slice(c.start // count, c.start // count + width)
         for index, phases in enumerate(itertools.product(*self.planner.phases)):
-            yield phases, channels, slice(index * width, (index + 1) * width)
+            yield phases, channels, slice(index, width * count, count)
 
 
 def _slices(extent: int, size: int) -> list[slice]:
