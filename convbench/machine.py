@@ -1,6 +1,6 @@
 """Machines: what a device can do at most (ceilings), what its datasheet says, and which machine this is.
 
-A datasheet is a strict TOML file in `machines/`, with a source for every figure; docs/method.md, "Ceilings", has the rules.
+A datasheet is a strict TOML file in `machines/`, with a source for every figure. Rules: docs/method.md, "Ceilings".
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import json
 import math
 import os
 import platform
-import subprocess
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -22,24 +20,24 @@ from convbench.errors import InputError, unknown_name
 from convbench.problem import MathMode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from importlib.resources.abc import Traversable
 
 SCHEMA = 1
 CEILING_KINDS = ("datasheet", "predicted", "measured")
-LEVELS = ("l1", "l2", "l3", "dram")
 
 PREDICTED_DRAM = 0.90
-"""Bandwidth of a copy over the printed one: the median of seven GPUs (V100 to H200, 0.84 to 0.95), a convolution both
-reads and writes. Source: raw result files of RRZE's gpu-benches, best block size; H200: a torch copy on one machine."""
+"""A copy's bandwidth over the printed one, since a convolution reads and writes: the median of seven GPUs from V100 to
+H200 (0.84 to 0.95). Source: raw result files of RRZE's gpu-benches, best block size; for the H200 a torch copy."""
 
 PREDICTED_SCALAR = 0.95
-"""What well-written fp32 and fp64 kernels reach of the printed peak: the middle of the published 0.90 to 1.0."""
+"""What good fp32 and fp64 kernels reach of the printed peak: the middle of the published 0.90 to 1.0."""
 
 PREDICTED_TENSOR = 0.80
 """What a large matrix product reaches on tensor cores: 788 of 989 Tflop/s, bf16 on an H200."""
 
 PREDICTED_LAUNCH_S = 2e-6
-"""One kernel launch on a stream: the middle of the published 1 to 3 µs (1.6 to 2.6 µs on L40, A40, H200, A100)."""
+"""One launch on a stream: the middle of the published 1 to 3 µs (gpu-benches: 1.6 to 2.6 on L40, A40, H200, A100)."""
 
 ISA_FLAGS = {
     "avx": "avx", "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512_bf16": "avx512_bf16",
@@ -49,9 +47,9 @@ ISA_FLAGS = {
 
 _PUBLISHED = {"published_source": "source"}
 _TOP = {
-    "schema": "integer", "name": "text", "title": "text", "vendor": "text", "kind": "text", "compute_capability": "text",
-    "units": "integer", "clock_hz": "number", "checked": "texts", "notes": "texts", "sources": "table", "peak": "table",
-    "dram": "table", "l2": "table", "launch": "table",
+    "schema": "integer", "name": "text", "title": "text", "vendor": "text", "kind": "text", "units": "integer",
+    "compute_capability": "text", "clock_hz": "number", "checked": "texts", "notes": "texts", "sources": "table",
+    "peak": "table", "dram": "table", "l2": "table", "launch": "table",
 }  # fmt: skip
 _PEAK = {"flop_per_s": "number", "fma_per_clock": "integer", "clock_hz": "number", "source": "source",
          "exception": "text", "published_flop_per_s": "number"} | _PUBLISHED  # fmt: skip
@@ -59,9 +57,6 @@ _DRAM = {"bytes_per_s": "number", "source": "source", "bus_bits": "integer", "tr
          "published_bytes_per_s": "number"} | _PUBLISHED  # fmt: skip
 _L2 = {"bytes": "integer", "source": "source", "published_bytes_per_s": "number"} | _PUBLISHED
 _LAUNCH = {"seconds": "number", "source": "source"}
-_SYSCTL_KEYS = ("machdep.cpu.brand_string", "hw.physicalcpu", "hw.memsize", "hw.l1dcachesize", "hw.l2cachesize",
-                "hw.l3cachesize", "kern.hv_vmm_present", "hw.optional.neon", "hw.optional.avx2_0",
-                "hw.optional.avx512f")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +84,10 @@ class Ceiling:
     def __post_init__(self) -> None:
         if self.kind not in CEILING_KINDS:
             raise InputError(f"kind of a ceiling must be one of {', '.join(CEILING_KINDS)}; got {self.kind!r}")
-        for name, lowest in (("value", "above"), ("sigma", "at least")):
-            number = getattr(self, name)
-            if not _is_number(number) or number < 0 or (lowest == "above" and number == 0):
-                raise InputError(f"{name} of a ceiling must be a number {lowest} 0, got {number!r}")
+        if not _is_number(self.value) or self.value <= 0:
+            raise InputError(f"value of a ceiling must be a number above 0, got {self.value!r}")
+        if not _is_number(self.sigma) or self.sigma < 0:
+            raise InputError(f"sigma of a ceiling must be a number of at least 0, got {self.sigma!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +110,7 @@ class Ceilings:
 
     def to_dict(self) -> dict[str, Any]:
         """The ceilings, for a file; what is not known is left out."""
-        return {
-            "compute": {mode: _known(ceiling) for mode, ceiling in self.compute.items()},
-            "bandwidth": {level: _known(ceiling) for level, ceiling in self.bandwidth.items()},
-            "capacity_bytes": dict(self.capacity_bytes),
-            "launch": _known(self.launch) if self.launch else None,
-            "is_gpu": self.is_gpu,
-        }
+        return _known(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Ceilings:
@@ -142,9 +131,9 @@ class Ceilings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """A printed peak, and the formula behind it: 2 · units · fma_per_clock · clock_hz flop/s.
+    """A printed peak; the formula behind it is 2 · units · fma_per_clock · clock_hz flop/s.
 
-    `exception` says why formula and printed figure differ, where they do; `published_flop_per_s` is somebody's measurement.
+    `exception` says why the two differ, where they do; `published_flop_per_s` is what somebody measured.
     """
 
     flop_per_s: float
@@ -202,15 +191,16 @@ class Datasheet:
 
     def predicted(self) -> Ceilings:
         """What kernels reach: the published measurement where there is one, else the PREDICTED_* factors above."""
+        scalar = {MathMode.FP32, MathMode.FP64}
         compute = {
             mode: peak.published_flop_per_s
-            or peak.flop_per_s * (PREDICTED_SCALAR if mode in {MathMode.FP32, MathMode.FP64} else PREDICTED_TENSOR)
+            or peak.flop_per_s * (PREDICTED_SCALAR if mode in scalar else PREDICTED_TENSOR)
             for mode, peak in self.peaks.items()
         }
-        bandwidth = {"dram": self.dram.get("published_bytes_per_s") or self.dram["bytes_per_s"] * PREDICTED_DRAM}
+        bandwidth = {"dram": self.dram.get("published_bytes_per_s", self.dram["bytes_per_s"] * PREDICTED_DRAM)}
         if "published_bytes_per_s" in self.l2:
             bandwidth["l2"] = self.l2["published_bytes_per_s"]
-        launch_s = self.launch.get("seconds") or (PREDICTED_LAUNCH_S if self.kind == "gpu" else None)
+        launch_s = self.launch.get("seconds", PREDICTED_LAUNCH_S if self.kind == "gpu" else None)
         return Ceilings(
             compute={mode: Ceiling(value=value, kind="predicted") for mode, value in compute.items()},
             bandwidth={level: Ceiling(value=value, kind="predicted") for level, value in bandwidth.items()},
@@ -279,20 +269,19 @@ def _checked(
     """`table`, once its keys are known, those required present, and each value of the kind that `allowed` says."""
     if not isinstance(table, dict):
         raise InputError(f"{where} must be a table, got {table!r}")
+    for key, value in table.items():
+        if key not in allowed:
+            raise unknown_name("key", key, sorted(allowed), where=f" in {where}")
+        test, words = _KINDS[allowed[key]]
+        if not test(value):
+            raise InputError(f"{where}: {key} must be {words}, got {value!r}")
+        if allowed[key] == "source" and value not in sources:
+            raise unknown_name("source", value, list(sources), where=f" in {where}: {key}")
     if any(key.startswith("published_") for key in table):
         required = (*required, "published_source")
     for key in required:
         if key not in table:
             raise InputError(f"{where}: {key} is missing")
-    for key, value in table.items():
-        if key not in allowed:
-            raise unknown_name("key", key, sorted(allowed), where=f" in {where}")
-        kind = allowed[key]
-        if kind == "source" and value not in sources:
-            raise unknown_name("source", str(value), list(sources), where=f" in {where}: {key}")
-        test, words = _KINDS[kind]
-        if not test(value):
-            raise InputError(f"{where}: {key} must be {words}, got {value!r}")
     return table
 
 
@@ -311,7 +300,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _known(value: Any) -> dict[str, Any]:
-    return {key: entry for key, entry in asdict(value).items() if entry is not None}
+    """The fields of a dataclass and of those inside it, without what is None."""
+    return asdict(value, dict_factory=lambda items: {key: entry for key, entry in items if entry is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,10 +344,9 @@ class Machine:
         Memory of the host, caches and instruction sets are left out: a container's limit or a new kernel changes how
         they are reported, not which machine it is. GPU memory counts in whole GiB, for drivers keep a varying rest.
         """
-        memory = self.gpu_memory_bytes
         identity = [
             self.os, self.arch, self.cpu_model, self.cpu_count, self.virtualised, self.gpu_name, self.gpu_mig,
-            memory if memory is None else round(memory / 2**30), self.gpu_power_limit_w,
+            round((self.gpu_memory_bytes or 0) / 2**30), round(self.gpu_power_limit_w or 0),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
@@ -379,7 +368,7 @@ class Machine:
 
 
 def cpu_machine(root: str | Path = "/") -> Machine:
-    """This machine, from /proc and /sys below `root`; elsewhere from sysctl (macOS) and what Python's platform knows."""
+    """This machine, from /proc and /sys below `root`; elsewhere from sysctl (macOS) and Python's `platform`."""
     root = Path(root)
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     facts: dict[str, Any] = {"os": platform.system(), "arch": platform.machine()}
@@ -398,14 +387,15 @@ def cpu_machine(root: str | Path = "/") -> Machine:
 
 
 def available_memory_bytes(root: str | Path = "/") -> int | None:
-    """Bytes that can be allocated without swapping: MemAvailable, or what a container's limit leaves where that is less.
+    """Bytes that can be had without swapping: MemAvailable, or what a container's limit leaves where that is less.
 
     Where the system does not say, its physical memory; None where even that is not known.
     """
     root = Path(root)
-    free = [_meminfo(root, "MemAvailable"), *(max(0, limit - used) for limit, used in _cgroup_memory(root))]
-    known = [value for value in free if value is not None]
-    return min(known) if known and free[0] is not None else _memory_bytes(root)
+    available = _meminfo(root, "MemAvailable")
+    if available is None:
+        return _memory_bytes(root)
+    return min([available, *(max(0, limit - used) for limit, used in _cgroup_memory(root))])
 
 
 def _cpuinfo(text: str, cpus: set[int] | None) -> dict[str, Any]:
@@ -419,8 +409,8 @@ def _cpuinfo(text: str, cpus: set[int] | None) -> dict[str, Any]:
     model = first.get("model name")
     if model is None and "cpu part" in first:  # Arm kernels print numbers for a name
         model = f"implementer {first.get('cpu implementer')}, part {first['cpu part']}"
-    usable = [block for block in blocks if cpus is None or block.get("processor", "").isdigit()
-              and int(block["processor"]) in cpus]  # fmt: skip
+    names = None if cpus is None else {str(cpu) for cpu in cpus}
+    usable = [block for block in blocks if names is None or block.get("processor") in names]
     cores = {(block.get("physical id"), block["core id"]) for block in usable if "core id" in block}
     return {
         "cpu_model": model,
@@ -433,18 +423,17 @@ def _cpuinfo(text: str, cpus: set[int] | None) -> dict[str, Any]:
 def _caches(folder: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     for index in sorted(folder.glob("index*")):
-        level, kind, size = (_read(index / name) for name in ("level", "type", "size"))
-        if level and size and kind and kind.strip() != "Instruction":
-            digits, scale = size.strip()[:-1], {"K": 2**10, "M": 2**20}.get(size.strip()[-1])
-            if scale and digits.isdigit():
-                found[f"l{level.strip()}"] = int(digits) * scale
+        level, kind, size = ((_read(index / name) or "").strip() for name in ("level", "type", "size"))
+        kib = size.removesuffix("K")  # "1024K"; some virtual machines say "0K", which is no answer
+        if level and kind in {"Data", "Unified"} and kib.isdigit() and int(kib) > 0:
+            found[f"l{level}"] = int(kib) * 1024
     return dict(sorted(found.items()))
 
 
 def _memory_bytes(root: Path) -> int | None:
     total = _meminfo(root, "MemTotal")
-    if total is None and platform.system() == "Darwin":
-        total = int(_sysctl().get("hw.memsize", 0)) or None
+    if total is None and platform.system() != "Linux" and hasattr(os, "sysconf"):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [limit for limit, _ in _cgroup_memory(root)]
     return min([total, *limits]) if total is not None else None
 
@@ -464,11 +453,11 @@ def _cgroup_memory(root: Path) -> Iterator[tuple[int, int]]:
     """
     for line in (_read(root / "proc/self/cgroup") or "").splitlines():
         controllers, path = line.split(":", 2)[1:] if line.count(":") >= 2 else ("", "/")
-        if controllers == "":
+        if not controllers:
             mount, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file ")
         elif "memory" in controllers.split(","):
-            mount, names = "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes",
-                                                    "total_inactive_file ")  # fmt: skip
+            mount = "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
         else:
             continue
         group = PurePosixPath(path.lstrip("/"))
@@ -489,9 +478,12 @@ def _read(path: Path) -> str | None:
 
 
 def _sysctl() -> dict[str, str]:
-    """Those of _SYSCTL_KEYS that this Mac has; it complains about the others and goes on."""
+    """What `sysctl` prints of a Mac's hardware; nothing where there is no such command."""
+    import subprocess
+
+    command = ["sysctl", "hw", "machdep.cpu", "kern.hv_vmm_present"]
     try:
-        run = subprocess.run(["sysctl", *_SYSCTL_KEYS], capture_output=True, text=True, check=False, timeout=10)
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return dict(line.split(": ", 1) for line in run.stdout.splitlines() if ": " in line)

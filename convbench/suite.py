@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.errors import InputError, unknown_name
-from convbench.problem import Problem
+from convbench.problem import MAX_EXTENT, Problem
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -113,7 +113,7 @@ def parse_suite(content: bytes, where: str) -> Suite:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{where}: not valid TOML: {error}") from None
     _check_keys(table, _TOP_KEYS, where)
-    if table.get("schema") != SCHEMA or isinstance(table["schema"], bool):
+    if type(table.get("schema")) is not int or table["schema"] != SCHEMA:
         raise InputError(f"{where}: schema must be {SCHEMA}, got {table.get('schema')!r}")
     name = _name(table, where)
     defaults = _table(table.get("defaults", {}), f"{where}: [defaults]")
@@ -179,13 +179,14 @@ def _problem(entry: dict[str, Any], defaults: dict[str, Any], where: str) -> Sui
     try:
         problem = _shape({key: values[key] for key in _SHAPE_KEYS & values.keys()})
         expected = values.get("output_size")
-        if expected is not None and _broadcast("output_size", expected, problem.ndim) != problem.output_size:
+        stated = problem.output_size if expected is None else _broadcast("output_size", expected, problem.ndim)
+        if stated != problem.output_size or any(type(extent) is not int for extent in stated):
             raise InputError(f"output_size is {list(problem.output_size)}, but the file says {expected!r}")  # noqa: TRY301
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     repeat = _typed(values, "repeat", int, 1, where)
-    if repeat < 1:
-        raise InputError(f"{where}: repeat must be >= 1, got {repeat}")
+    if not 1 <= repeat <= MAX_EXTENT:
+        raise InputError(f"{where}: repeat must be from 1 to {MAX_EXTENT}, got {repeat}")
     confidence = values.get("confidence")
     if confidence is not None and confidence not in CONFIDENCES:
         raise InputError(f"{where}: confidence must be one of {', '.join(CONFIDENCES)}; got {confidence!r}")
@@ -218,7 +219,10 @@ def _broadcast(name: str, value: object, ndim: int) -> tuple[Any, ...]:
 def _shape(values: dict[str, Any]) -> Problem:
     """A Problem from values given as one scalar, or one per axis; where all are scalars the problem is 2-D."""
     spatial = ("input_size", "filter_size", "stride", "dilation", "padding")
-    ndim = next((len(values[key]) for key in spatial if isinstance(values.get(key), list)), 2)
+    lists = {key: len(values[key]) for key in spatial if isinstance(values.get(key), list)}
+    ndim = next(iter(lists.values()), 2)
+    if ndim == 1 and not lists.keys() & {"input_size", "filter_size"}:
+        raise InputError("a 1-D problem needs a list for input_size or filter_size, such as input_size = [1014]")
     if not 1 <= ndim <= 3:
         raise InputError(f"a problem has 1, 2 or 3 spatial axes, got {ndim}")
     fields: dict[str, Any] = {key: values[key] for key in values.keys() - set(spatial)}

@@ -63,8 +63,8 @@ class Device(Protocol):
         """Identity of the machine."""
         ...
 
-    def clock(self) -> Clock:
-        """The clock that times this device."""
+    def clock(self, threads: int) -> Clock:
+        """The clock that times this device, for plans that use `threads` CPU threads."""
         ...
 
     def canaries(self) -> dict[str, Callable[[], object]]:

@@ -76,9 +76,6 @@ class CpuDevice:
 
     name = "cpu"
 
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
-
     @functools.cached_property
     def _machine(self) -> Machine:
         return cpu_machine()
@@ -87,9 +84,9 @@ class CpuDevice:
         """Identity of the machine."""
         return self._machine
 
-    def clock(self) -> CpuClock:
+    def clock(self, threads: int) -> CpuClock:
         """A clock for runs on `threads` threads."""
-        return CpuClock(self.threads)
+        return CpuClock(threads)
 
     def canaries(self) -> dict[str, Callable[[], object]]:
         """A product of two 384² matrices, and a copy of 32 MiB."""

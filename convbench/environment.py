@@ -1,0 +1,104 @@
+"""What was true while a run was measured: versions, BLAS, threads, load. Never a host name or an absolute path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convbench.machine import Machine
+
+LIBRARIES = ("numpy", "scipy", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend")
+VARIABLE_PREFIXES = ("OPENBLAS_", "OMP_", "MKL_", "BLIS_", "MALLOC_", "VECLIB_", "NUMEXPR_")
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+PRESSURE = Path("/proc/pressure/cpu")
+
+
+def collect() -> dict[str, Any]:
+    """The environment, for a run's header. Imports NumPy, so that its BLAS is loaded and seen."""
+    import numpy as np  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    return {
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()}",
+        "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+        "blas": [
+            {key: pool.get(key) for key in ("internal_api", "version", "architecture", "num_threads", "threading_layer")}
+            for pool in threadpool_info()
+            if pool.get("user_api") == "blas"
+        ],
+        "variables": {
+            name: relative_path(value) for name, value in sorted(os.environ.items()) if name.startswith(VARIABLE_PREFIXES)
+        },
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "governor": _line(GOVERNOR),
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "pressure": _line(PRESSURE),
+        "git_revision": _git_revision(),
+    }
+
+
+def warnings(environment: dict[str, Any], machine: Machine) -> list[str]:
+    """What in this environment makes its numbers unlike the machine's, one line each."""
+    found = []
+    cpus = machine.cpu_count or 1
+    cores = sorted({str(blas["architecture"]) for blas in environment["blas"] if blas.get("architecture")})
+    if "avx512f" in machine.isa and any(core in {"Haswell", "Zen"} for core in cores):
+        forced = environment["variables"].get("OPENBLAS_CORETYPE")
+        cause = f" (OPENBLAS_CORETYPE={forced})" if forced else ""
+        found.append(
+            f"AVX-512 CPU, but BLAS runs its {'/'.join(cores)} kernels{cause}: matrix products reach about half their rate"
+        )
+    load = (environment["load"] or [0.0])[0]
+    if load > 0.5 * cpus:
+        found.append(f"load average {load:.2f} on {cpus} CPUs before the run: other processes will disturb it")
+    return found
+
+
+def relative_command(arguments: Sequence[str]) -> list[str]:
+    """The command line with every absolute path made relative, or cut to its last part."""
+    return ["convbench", *(relative_path(argument) for argument in arguments)]
+
+
+def relative_path(text: str) -> str:
+    """`text` without absolute paths: relative to the working directory where it lies below it, else the last part."""
+    head, separator, tail = text.rpartition("=") if text.startswith("-") else ("", "", text)
+    if not Path(tail).is_absolute():
+        return text
+    path = Path(tail)
+    here = Path.cwd()
+    shown = path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+    return f"{head}{separator}{shown}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _line(path: Path) -> str | None:
+    try:
+        return path.read_text().partition("\n")[0].strip()
+    except OSError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Revision of the repository in the working directory, "-dirty" appended where it has changes."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

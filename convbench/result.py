@@ -1,0 +1,370 @@
+"""The journal of a run: JSON Lines, appended and synced as rows are measured, and folded into rows when read.
+
+Line 1 is the header. A `case` line opens a row and says what came of planning and verifying it; `round` lines hold the
+raw samples of a row in one round, the last of them its stop reason; a `failure` line ends a row that broke while it
+was timed; `canary` lines hold the warning lights. The format is described in docs/result-format.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from convbench.backends import Sample
+from convbench.errors import ConvbenchError, InputError
+from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.stats import median, median_interval
+from convbench.timing import Round
+from convbench.work import Work, nominal_flops
+
+# Schema history.  1: first public version.
+SCHEMA_VERSION = 1
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""One step of the ladder per old version: applied to every line, tested on a committed file of that version."""
+
+
+class Status(StrEnum):
+    """What came of a row."""
+
+    OK = "ok"
+    PARTIAL = "partial"
+    UNSUPPORTED = "unsupported"
+    UNAVAILABLE = "unavailable"
+    SKIPPED = "skipped"
+    WRONG = "wrong"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+
+
+BROKEN = {Status.WRONG, Status.FAILED, Status.OUT_OF_MEMORY, Status.TIMEOUT}
+"""Statuses that make a run end with exit code 6."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowKey:
+    """What was asked for: rows of different runs are matched by it.
+
+    `algorithm` is the requested one, "auto" included; `cache` says whether caches were warm or cold.
+    """
+
+    case: Case
+    backend: str
+    algorithm: str
+    device: str
+    cache: str = "warm"
+    threads: int = 1
+
+    def label(self) -> str:
+        """The row in words, for messages."""
+        return f"{self.case.label()} {self.backend}:{self.algorithm}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a file."""
+        fields = asdict(self)
+        fields["case"]["layout"] = self.case.layout_name
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> RowKey:
+        """The key written by `to_dict`."""
+        case = dict(fields["case"])
+        problem = {key: _tuples(value) for key, value in case.pop("problem").items()}
+        enums = {"conv_pass": ConvPass, "dtype": Dtype, "math_mode": MathMode, "layout": Layout.parse, "epilogue": Epilogue}
+        for name, make in enums.items():
+            case[name] = make(case[name])
+        return cls(**{**fields, "case": Case(problem=Problem.from_dict(problem), **case)})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One key and what happened to it.
+
+    Attributes:
+        reason: why there is no time, or less than asked for; empty where all went well.
+        resolved: the algorithm that ran, where planning got that far.
+        plan_s: seconds that planning took; first_call_s those of the first run, apart from all samples.
+        verification: fields of verify.Verification.
+        rounds: raw samples by round.
+        stop_reason: why measuring ended.
+    """
+
+    key: RowKey
+    status: Status
+    reason: str = ""
+    resolved: str | None = None
+    plan_s: float | None = None
+    first_call_s: float | None = None
+    workspace_bytes: int | None = None
+    work: Work | None = None
+    verification: dict[str, Any] | None = None
+    rounds: tuple[Round, ...] = ()
+    stop_reason: str | None = None
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """Seconds per launch, one value per round."""
+        return tuple(r.value_s for r in self.rounds)
+
+    @property
+    def time_s(self) -> float | None:
+        """Median over rounds, in seconds; None without a round, and for a wrong or failed row."""
+        timed = self.values and self.status in {Status.OK, Status.PARTIAL}
+        return median(self.values) if timed else None
+
+    @property
+    def interval_s(self) -> tuple[float, float] | None:
+        """95 % interval of the median; None below six rounds."""
+        return median_interval(self.values) if self.time_s is not None else None
+
+    @property
+    def effective_flop_per_s(self) -> float | None:
+        """Nominal flops per second: compares algorithms, may exceed the peak."""
+        return nominal_flops(self.key.case.problem) / self.time_s if self.time_s else None
+
+    @property
+    def executed_flop_per_s(self) -> float | None:
+        """Executed flops per second: stands under the roof."""
+        return self.work.executed_flops / self.time_s if self.time_s and self.work else None
+
+    @property
+    def disturbed_rounds(self) -> int:
+        """Rounds in which a witness spoke against every sample."""
+        return sum(r.disturbed for r in self.rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A journal, folded. `note` says what was forgiven while reading it."""
+
+    header: dict[str, Any]
+    rows: tuple[Row, ...]
+    canaries: tuple[dict[str, float], ...] = ()
+    note: str = ""
+    end: int = field(default=0, compare=False)
+    """Bytes of the file up to the last whole line: where a resumed run goes on."""
+
+
+# Writing
+
+
+def case_line(index: int, row: Row) -> dict[str, Any]:
+    """The line that opens row `index`: everything but its samples."""
+    return {
+        "type": "case",
+        "row": index,
+        "key": row.key.to_dict(),
+        "status": row.status,
+        "reason": row.reason,
+        "resolved": row.resolved,
+        "plan_s": row.plan_s,
+        "first_call_s": row.first_call_s,
+        "workspace_bytes": row.workspace_bytes,
+        "work": row.work.to_list() if row.work else None,
+        "verification": row.verification,
+    }
+
+
+def round_line(index: int, number: int, measured: Round, stop: str | None) -> dict[str, Any]:
+    """The samples of row `index` in round `number`; `stop` says why it was the row's last, if it was."""
+    return {
+        "type": "round",
+        "row": index,
+        "round": number,
+        "launches": measured.launches,
+        "wall_s": [s.wall_s for s in measured.samples],
+        "cpu_s": [s.cpu_s for s in measured.samples],
+        "flags": {str(i): list(s.flags) for i, s in enumerate(measured.samples) if s.flags},
+        "stop": stop,
+    }
+
+
+def failure_line(index: int, status: Status, reason: str) -> dict[str, Any]:
+    """The line that ends row `index` where timing it failed."""
+    return {"type": "failure", "row": index, "status": status, "reason": reason}
+
+
+def canary_line(number: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Seconds of each canary at the start of round `number`."""
+    return {"type": "canary", "round": number, "seconds": dict(seconds)}
+
+
+class Journal:
+    """An open result file: each line is written whole, flushed and synced before `append` returns."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    @classmethod
+    def create(cls, path: Path, header: Mapping[str, Any], *, force: bool = False) -> Journal:
+        """A new file with its header line.
+
+        Raises:
+            InputError: the file exists and `force` is not set, or it cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            journal = cls(path.open("w" if force else "x", encoding="utf-8"))
+        except FileExistsError:
+            raise InputError(f"{path} exists; --resume continues it, --force overwrites it") from None
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+        journal.append({"type": "header", "schema_version": SCHEMA_VERSION, **header})
+        return journal
+
+    @classmethod
+    def reopen(cls, path: Path, end: int) -> Journal:
+        """An existing file, to be continued after its first `end` bytes; an unfinished line beyond them is cut off.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        try:
+            os.truncate(path, end)
+            return cls(path.open("a", encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Writes one line.
+
+        Raises:
+            ConvbenchError: it could not be stored, as on a full disk.
+        """
+        try:
+            self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ConvbenchError(f"cannot write {self._file.name}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+# Reading
+
+
+def read_run(path: Path) -> Run:
+    """The run in a result file.
+
+    Raises:
+        InputError: unreadable, empty, of another version, or damaged; the text names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return fold(content, str(path))
+
+
+def fold(content: bytes, where: str) -> Run:
+    """The run that `content` holds; `where` names it in errors.
+
+    Raises:
+        InputError: as for `read_run`.
+    """
+    header: dict[str, Any] | None = None
+    rows: dict[int, Row] = {}
+    canaries: list[dict[str, float]] = []
+    note = ""
+    end = 0
+    for number, (line, whole) in enumerate(_lines(content), start=1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            if whole:
+                raise InputError(f"{where}:{number}: not JSON: the file is damaged") from None
+            note = f"the last line ({number}) is unfinished and was left out"
+            break
+        try:
+            if header is None:
+                header = _header(entry)
+            else:
+                _fold_line(entry, rows, canaries)
+        except (LookupError, TypeError, ValueError, AttributeError, InputError) as error:
+            raise InputError(f"{where}:{number}: {_why(error)}") from None
+        end += len(line) + 1
+    if header is None:
+        raise InputError(f"{where} holds no run: it has no header line")
+    latest = {row.key: row for row in rows.values()}  # a resumed run measures an unfinished row anew
+    return Run(header, tuple(latest.values()), tuple(canaries), note, min(end, len(content)))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return f"damaged line ({type(error).__name__}: {error})"
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Each line, and whether it ends in a newline."""
+    *whole, last = content.split(b"\n")
+    yield from ((line, True) for line in whole)
+    if last:
+        yield last, False
+
+
+def _header(entry: dict[str, Any]) -> dict[str, Any]:
+    if entry["type"] != "header":
+        raise InputError(f"expected the header, got a line of type {entry['type']!r}")
+    found = entry.get("schema_version")
+    if found is None:
+        raise InputError("the header has no schema_version: this is not a convbench result file")
+    if not isinstance(found, int) or found > SCHEMA_VERSION:
+        raise InputError(
+            f"written by a newer convbench (schema version {found}; this one reads up to {SCHEMA_VERSION}): upgrade convbench"
+        )
+    if found < SCHEMA_VERSION and found not in UPGRADES:
+        raise InputError(f"schema version {found} is too old for this convbench: measure again")
+    for key in ("suites", "environment", "devices", "options", "command"):
+        entry[key]
+    return entry
+
+
+def _fold_line(entry: dict[str, Any], rows: dict[int, Row], canaries: list[dict[str, float]]) -> None:
+    kind = entry["type"]
+    if kind == "canary":
+        canaries.append({str(name): float(seconds) for name, seconds in entry["seconds"].items()})
+    elif kind == "case":
+        rows[entry["row"]] = Row(
+            key=RowKey.from_dict(entry["key"]),
+            status=Status(entry["status"]),
+            reason=entry["reason"],
+            resolved=entry["resolved"],
+            plan_s=entry["plan_s"],
+            first_call_s=entry["first_call_s"],
+            workspace_bytes=entry["workspace_bytes"],
+            work=Work.from_list(entry["work"]) if entry["work"] is not None else None,
+            verification=entry["verification"],
+        )
+    elif kind == "round":
+        row = rows[entry["row"]]
+        flags = entry["flags"]
+        samples = tuple(
+            Sample(float(wall), cpu, tuple(flags.get(str(i), ())))
+            for i, (wall, cpu) in enumerate(zip(entry["wall_s"], entry["cpu_s"], strict=True))
+        )
+        if not samples or entry["launches"] < 1:
+            raise InputError("a round without samples")
+        rows[entry["row"]] = replace(
+            row,
+            rounds=(*row.rounds, Round(entry["launches"], samples)),
+            stop_reason=entry["stop"],
+            status=Status.OK if entry["stop"] else row.status,
+        )
+    elif kind == "failure":
+        rows[entry["row"]] = replace(rows[entry["row"]], status=Status(entry["status"]), reason=entry["reason"])
+    else:
+        raise InputError(f"unknown line type {kind!r}")

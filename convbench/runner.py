@@ -1,0 +1,331 @@
+"""Suites × backends → planned, verified and timed rows, as a stream of journal lines."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.backends import AUTO, Backend, BackendSpec, Candidate, Plan, PlanOptions
+from convbench.errors import InputError, UnsupportedError, unknown_name
+from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.result import Row, RowKey, Status, canary_line, case_line, failure_line, round_line
+from convbench.suite import Suite
+from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave
+from convbench.units import format_bytes
+
+if TYPE_CHECKING:
+    from convbench.operands import Operands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which cases of a suite: every combination, in the order problem, pass, dtype, layout, epilogue."""
+
+    passes: tuple[ConvPass, ...] = tuple(ConvPass)
+    precisions: tuple[tuple[Dtype, MathMode], ...] = ((Dtype.FP32, MathMode.FP32),)
+    layouts: tuple[Layout, ...] = (Layout.NCHW,)
+    epilogues: tuple[Epilogue, ...] = (Epilogue.NONE,)
+    batch: int | None = None
+    globs: tuple[str, ...] = ()
+
+    def cases(self, suites: Sequence[Suite]) -> list[Case]:
+        """The cases; the backward passes take no epilogue, so they occur once whatever `epilogues` says.
+
+        Raises:
+            InputError: nothing is left, or the batch is impossible.
+        """
+        found = []
+        for suite in suites:
+            chosen = suite if self.batch is None else suite.with_batch(self.batch)
+            for entry in chosen.problems:
+                names = (entry.name, f"{suite.name}/{entry.name}")
+                if self.globs and not any(fnmatch.fnmatchcase(n, glob) for n in names for glob in self.globs):
+                    continue
+                for conv_pass in self.passes:
+                    epilogues = self.epilogues if conv_pass is ConvPass.FPROP else (Epilogue.NONE,)
+                    found += [
+                        Case(suite=suite.name, name=entry.name, problem=entry.problem, conv_pass=conv_pass, dtype=dtype,
+                             math_mode=math_mode, layout=layout, epilogue=epilogue, repeat=entry.repeat)
+                        for dtype, math_mode in self.precisions
+                        for layout in self.layouts
+                        for epilogue in epilogues
+                    ]  # fmt: skip
+        if not found:
+            names = ", ".join(suite.name for suite in suites)
+            raise InputError(f"no problem of {names} matches --filter {' '.join(self.globs)}")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How to measure. `max_memory` is in bytes; `seed` is that of operands, checks and the order of rows."""
+
+    threads: int
+    max_memory: int
+    timing: TimingOptions = TimingOptions()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One row to come: what was asked, who answers, and whether it can."""
+
+    index: int
+    key: RowKey
+    backend: Backend
+    candidate: Candidate
+    unavailable: str | None = None
+
+    @property
+    def case(self) -> Case:
+        """The row's case."""
+        return self.key.case
+
+    @property
+    def operands_id(self) -> tuple[Problem, Dtype]:
+        """What rows with the same operands agree in."""
+        return self.case.problem, self.case.dtype
+
+    @property
+    def memory_bytes(self) -> int:
+        """Predicted need: operands, what the plan allocates, and verification."""
+        return operand_bytes(self.case) + self.candidate.memory_bytes + verification_bytes(self.case)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the runner is about to do for row `index`; not part of the journal."""
+
+    index: int
+    doing: str
+
+
+@dataclass(slots=True)
+class Spent:
+    """Seconds by what they went into, to show what a run costs beyond its measurements."""
+
+    plan_s: float = 0.0
+    verify_s: float = 0.0
+    time_s: float = 0.0
+
+
+def tasks(cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int) -> list[Task]:
+    """Every case on every backend and algorithm asked for, in that order.
+
+    Raises:
+        InputError: a backend has no algorithm of the name asked for.
+    """
+    found: list[Task] = []
+    seen: set[RowKey] = set()
+    reasons = [spec.backend.probe() for spec in specs]
+    devices = ["" if reason else spec.backend.device().name for spec, reason in zip(specs, reasons, strict=True)]
+    for case in cases:
+        for spec, unavailable, device in zip(specs, reasons, devices, strict=True):
+            candidates = {c.algorithm: c for c in spec.backend.algorithms(case)}
+            if spec.algorithm is not None and spec.algorithm not in candidates:
+                where = f" of backend {spec.backend.name}"
+                raise unknown_name("algorithm", spec.algorithm, list(candidates), where=where)
+            names = [spec.algorithm] if spec.algorithm else [name for name in candidates if name != AUTO]
+            for name in names:
+                key = RowKey(case=case, backend=spec.backend.name, algorithm=name, device=device, threads=threads)
+                if key not in seen:
+                    seen.add(key)
+                    found.append(Task(len(found), key, spec.backend, candidates[name], unavailable))
+    return found
+
+
+def operand_bytes(case: Case) -> int:
+    """The canonical tensors that the pass reads."""
+    p = case.problem
+    x, w, y = math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape)
+    read = {ConvPass.FPROP: x + w, ConvPass.DGRAD: y + w, ConvPass.WGRAD: x + y}[case.conv_pass]
+    return read * case.dtype.itemsize
+
+
+def verification_bytes(case: Case) -> int:
+    """Float64 temporaries of verify.py: a contracted operand and output, draws and squares of each, and blocks."""
+    p = case.problem
+    x, w, y = math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape)
+    groups = p.groups
+    first, second, output, i, j = {
+        ConvPass.FPROP: (x, w, y, p.batch, p.out_channels // groups),
+        ConvPass.DGRAD: (y, w, x, p.batch, p.in_channels // groups),
+        ConvPass.WGRAD: (y, x, w, p.out_channels // groups, p.in_channels // groups),
+    }[case.conv_pass]
+    contracted, length = (first, i) if i >= j else (second, j)
+    blocks = min(max(x, y) * 8, 32 << 20) * 4
+    return 8 * (4 * contracted + 8 * output) // max(1, length) + blocks
+
+
+def groups_by_memory(found: Sequence[Task], max_memory: int) -> Iterator[list[Task]]:
+    """Tasks to be planned at once and interleaved: all of them if they fit, else those of one problem, else one."""
+    if _together(found) <= max_memory:
+        yield list(found)
+        return
+    by_problem: dict[tuple[str, str], list[Task]] = {}
+    for task in found:
+        by_problem.setdefault((task.case.suite, task.case.name), []).append(task)
+    for group in by_problem.values():
+        if _together(group) <= max_memory:
+            yield group
+        else:
+            yield from ([task] for task in group)
+
+
+def _together(found: Sequence[Task]) -> int:
+    # Operands made for one pass serve the others of the same problem; verification happens one row at a time.
+    operands = {t.operands_id: 0 for t in found}
+    for t in found:
+        p = t.case.problem
+        operands[t.operands_id] = (math.prod(p.x_shape) + math.prod(p.w_shape) + math.prod(p.y_shape)) * t.case.dtype.itemsize
+    checks = max((verification_bytes(t.case) for t in found), default=0)
+    return sum(operands.values()) + sum(t.candidate.memory_bytes for t in found) + checks
+
+
+def run(found: Sequence[Task], options: RunOptions, spent: Spent | None = None) -> Iterator[dict[str, Any] | Progress]:
+    """Plans, verifies and times every task: journal lines, and Progress between them.
+
+    A task that cannot be measured becomes a row with a status and a reason; KeyboardInterrupt passes through.
+    """
+    spent = spent or Spent()
+    runnable = []
+    for task in found:
+        refused = _refusal(task, options.max_memory)
+        if refused:
+            yield case_line(task.index, Row(key=task.key, status=refused[0], reason=refused[1]))
+        else:
+            runnable.append(task)
+    with _blas_threads(options.threads):
+        for group in groups_by_memory(runnable, options.max_memory):
+            yield from _run_group(group, options, spent)
+
+
+def _refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
+    if task.unavailable:
+        return Status.UNAVAILABLE, task.unavailable
+    if task.candidate.reason:
+        return Status.UNSUPPORTED, task.candidate.reason
+    if task.memory_bytes > max_memory:
+        parts = f"operands {format_bytes(operand_bytes(task.case))}, plan {format_bytes(task.candidate.memory_bytes)}"
+        return Status.SKIPPED, (
+            f"needs {format_bytes(task.memory_bytes)} ({parts}, verification "
+            f"{format_bytes(verification_bytes(task.case))}); --max-memory is {format_bytes(max_memory)}"
+        )
+    return None
+
+
+def _blas_threads(threads: int) -> Any:
+    import numpy  # noqa: F401, ICN001  its BLAS must be loaded to be limited
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(threads) if threads else nullcontext()
+
+
+def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iterator[dict[str, Any] | Progress]:
+    from convbench.operands import Operands
+
+    timers: dict[int, RowTimer] = {}
+    operands: dict[tuple[Problem, Dtype], Operands] = {}
+    by_index = {task.index: task for task in group}
+    last = {task.operands_id: task.index for task in group}
+    device = group[0].backend.device() if group else None
+    for task in group:
+        yield Progress(task.index, "verify")
+        shared = operands.setdefault(
+            task.operands_id, Operands(task.case.problem, task.case.dtype, options.seed)
+        )
+        row, plan = _prepare(task, shared, options, spent)
+        if last[task.operands_id] == task.index:
+            del operands[task.operands_id]  # the plans hold what they need
+        yield case_line(task.index, row)
+        if plan is not None:
+            timers[task.index] = RowTimer(plan.run, task.backend.device().clock(options.threads), options.timing)
+    if not timers or device is None:
+        return
+    events = interleave(timers, device.canaries(), device.clock(options.threads), options.seed)
+    started = time.perf_counter()
+    for event in events:
+        spent.time_s += time.perf_counter() - started
+        if isinstance(event, Canaries):
+            yield canary_line(event.index, event.seconds)
+        else:
+            yield from _measured_lines(event, by_index)
+        started = time.perf_counter()
+
+
+def _measured_lines(event: Measured, by_index: dict[int, Task]) -> Iterator[dict[str, Any] | Progress]:
+    if event.round is None:
+        assert event.error is not None
+        status = Status.OUT_OF_MEMORY if isinstance(event.error, MemoryError) else Status.FAILED
+        yield failure_line(event.row, status, describe(event.error))
+        return
+    yield round_line(event.row, event.index, event.round, event.stop)
+    yield Progress(event.row, "done" if event.stop else "time")
+
+
+def _prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) -> tuple[Row, Plan | None]:
+    """The row up to its first sample, and its plan if there is anything to time."""
+    row = Row(key=task.key, status=Status.PARTIAL)
+    started = time.perf_counter()
+    try:
+        plan = _plan(task, task.case, operands, options)
+        planned = time.perf_counter()
+        spent.plan_s += planned - started
+        row = replace(row, resolved=plan.algorithm, plan_s=planned - started, workspace_bytes=plan.workspace_bytes,
+                      work=plan.work)  # fmt: skip
+        first_call_s, verification = _verify(task, plan, operands, options)
+        spent.verify_s += time.perf_counter() - planned
+    except UnsupportedError as error:
+        return replace(row, status=Status.UNSUPPORTED, reason=str(error)), None
+    except MemoryError as error:
+        return replace(row, status=Status.OUT_OF_MEMORY, reason=describe(error)), None
+    except Exception as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
+        return replace(row, status=Status.FAILED, reason=describe(error)), None
+    row = replace(row, first_call_s=first_call_s, verification=verification.to_dict())
+    if not verification.passed:
+        return replace(row, status=Status.WRONG, reason=verification.reason), None
+    return row, plan
+
+
+def _plan(task: Task, case: Case, operands: Operands, options: RunOptions) -> Plan:
+    return task.backend.plan(case, task.key.algorithm, operands, PlanOptions(threads=options.threads))
+
+
+def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> tuple[float, Any]:
+    """Seconds of the first call, and the verification.
+
+    With an epilogue the linear part is verified on a plan of its own, the fused output against that.
+    """
+    import numpy as np
+
+    from convbench import verify
+
+    case = task.case
+    plan.poison()
+    started = time.perf_counter()
+    plan.run()
+    first_call_s = time.perf_counter() - started
+    if case.epilogue is Epilogue.NONE:
+        return first_call_s, verify.check(case, plan.output(), operands, plan.error_bound, options.seed)
+    linear_case = replace(case, epilogue=Epilogue.NONE)
+    linear = _plan(task, linear_case, operands, options)
+    verification = verify.verify(linear_case, linear, operands, options.seed)
+    if verification.passed:
+        reason = verify.check_epilogue(case, np.asarray(linear.output()), plan.output(), operands, plan.error_bound)
+        if reason:
+            verification = replace(verification, passed=False, reason=reason)
+    return first_call_s, verification
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line: its type, its text, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"[:500]

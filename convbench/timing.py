@@ -1,0 +1,181 @@
+"""Time of prepared plans: rounds of samples, interleaved over all rows, until each row is precise enough.
+
+The rules and the measurements they rest on stand in docs/method.md, "Time".
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from convbench.stats import median, median_interval
+
+if TYPE_CHECKING:
+    from convbench.backends import Clock, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingOptions:
+    """When a row has been measured enough.
+
+    Attributes:
+        precision: relative half-width of the median's 95 % interval at which a row stops.
+        max_time_s: seconds of samples after which a row stops in any case.
+        min_rounds: rounds before precision counts; six are what a 95 % interval needs.
+        max_samples: samples of a row in one round.
+        min_sample_s: shortest sample, in seconds; launches are batched to reach it.
+    """
+
+    precision: float = 0.01
+    max_time_s: float = 2.0
+    min_rounds: int = 6
+    max_samples: int = 50
+    min_sample_s: float = 1e-3
+
+
+STALL_ROUNDS = 3
+STALL_IMPROVEMENT = 0.05
+OVERHEADS_PER_SAMPLE = 1e4
+"""A sample lasts at least so many times the cost of reading the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The samples of one row in one round, `launches` runs of the plan in each."""
+
+    launches: int
+    samples: tuple[Sample, ...]
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether a witness speaks against every sample, so that its value rests on flagged ones."""
+        return all(sample.flags for sample in self.samples)
+
+    @property
+    def value_s(self) -> float:
+        """Seconds per launch: the median of the clean samples, or of all where none is clean."""
+        used = [s for s in self.samples if not s.flags] or self.samples
+        return median(s.wall_s for s in used) / self.launches
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of all samples together."""
+        return sum(sample.wall_s for sample in self.samples)
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Relative half-width of the median's 95 % interval; None where there are too few values for one."""
+    interval = median_interval(values)
+    if interval is None:
+        return None
+    middle = median(values)
+    return max(interval[1] - middle, middle - interval[0]) / middle if middle else 0.0
+
+
+def stop_reason(values: Sequence[float], spent_s: float, options: TimingOptions) -> str | None:
+    """Why a row with these round values, after `spent_s` seconds of samples, is finished; None if it is not.
+
+    "precision": the interval is narrow enough; "max_time": the time is spent; "stalled": three more rounds narrowed
+    the interval by less than 5 %.
+    """
+    width = half_width(values) if len(values) >= options.min_rounds else None
+    if width is not None and width <= options.precision:
+        return "precision"
+    if spent_s >= options.max_time_s:
+        return "max_time"
+    before = half_width(values[:-STALL_ROUNDS]) if len(values) >= options.min_rounds + STALL_ROUNDS else None
+    if width is not None and before is not None and width > (1 - STALL_IMPROVEMENT) * before:
+        return "stalled"
+    return None
+
+
+def launches_per_sample(run: Callable[[], object], clock: Clock, options: TimingOptions) -> int:
+    """Launches that make a sample last long enough, found by timing a few."""
+    shortest = max(options.min_sample_s, OVERHEADS_PER_SAMPLE * clock.overhead_s)
+    launches = 1
+    for _ in range(4):
+        seconds = clock.sample(run, launches).wall_s
+        if seconds >= shortest:
+            break
+        # A tenth more, since what is faster next time would fall short again; at most 100 times as many at once,
+        # since a very short time is not to be trusted.
+        launches = math.ceil(launches * min(100.0, 1.1 * shortest / max(seconds, 1e-9)))
+    return launches
+
+
+@dataclass(slots=True)
+class RowTimer:
+    """One row in the rotation: its plan's `run`, and the rounds measured so far."""
+
+    run: Callable[[], object]
+    clock: Clock
+    options: TimingOptions
+    launches: int = 0
+    values: list[float] = field(default_factory=list)
+    spent_s: float = 0.0
+
+    def round(self) -> tuple[Round, str | None]:
+        """Measures one round; the second value says why the row is finished, None if it is not."""
+        if not self.launches:
+            self.launches = launches_per_sample(self.run, self.clock, self.options)
+        self.run()  # untimed: what other rows left in the caches
+        samples: list[Sample] = []
+        spent = 0.0
+        while not samples or (len(samples) < self.options.max_samples and spent < self.options.max_time_s / 6):
+            samples.append(self.clock.sample(self.run, self.launches))
+            spent += samples[-1].wall_s
+        measured = Round(self.launches, tuple(samples))
+        self.values.append(measured.value_s)
+        self.spent_s += spent
+        return measured, stop_reason(self.values, self.spent_s, self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row's round, `row` being its index; a row with a `stop` reason or an `error` has left the rotation."""
+
+    row: int
+    index: int
+    round: Round | None
+    stop: str | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """Seconds of each canary at the start of round `index`."""
+
+    index: int
+    seconds: dict[str, float]
+
+
+def interleave(
+    timers: Mapping[int, RowTimer], canaries: Mapping[str, Callable[[], object]], clock: Clock, seed: int
+) -> Iterator[Measured | Canaries]:
+    """Rounds over all rows, in a seeded shuffled order each, until every row is finished."""
+    rng = random.Random(seed)
+    active = dict(timers)
+    index = 0
+    while active:
+        if canaries:
+            seconds = {}
+            for name, run in canaries.items():
+                run()
+                seconds[name] = clock.sample(run, 1).wall_s
+            yield Canaries(index, seconds)
+        order = list(active)
+        rng.shuffle(order)
+        for row in order:
+            try:
+                measured, stop = active[row].round()
+            except Exception as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
+                del active[row]
+                yield Measured(row, index, None, error=error)
+                continue
+            if stop:
+                del active[row]
+            yield Measured(row, index, measured, stop)
+        index += 1
