@@ -30,12 +30,17 @@ def collect() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
         "blas": [
-            {key: pool.get(key) for key in ("internal_api", "version", "architecture", "num_threads", "threading_layer")}
+            {
+                key: pool.get(key)
+                for key in ("internal_api", "version", "architecture", "num_threads", "threading_layer")
+            }
             for pool in threadpool_info()
             if pool.get("user_api") == "blas"
         ],
         "variables": {
-            name: relative_path(value) for name, value in sorted(os.environ.items()) if name.startswith(VARIABLE_PREFIXES)
+            name: relative_path(value)
+            for name, value in sorted(os.environ.items())
+            if name.startswith(VARIABLE_PREFIXES)
         },
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "governor": _line(GOVERNOR),
@@ -54,7 +59,7 @@ def warnings(environment: dict[str, Any], machine: Machine) -> list[str]:
         forced = environment["variables"].get("OPENBLAS_CORETYPE")
         cause = f" (OPENBLAS_CORETYPE={forced})" if forced else ""
         found.append(
-            f"AVX-512 CPU, but BLAS runs its {'/'.join(cores)} kernels{cause}: matrix products reach about half their rate"
+            f"AVX-512 CPU, but BLAS runs its {'/'.join(cores)} kernels{cause}: matrix products run at about half rate"
         )
     load = (environment["load"] or [0.0])[0]
     if load > 0.5 * cpus:

@@ -12,7 +12,7 @@ from convbench.problem import Dtype, Layout, Problem
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NUMPY_DTYPES = {Dtype.FP64: np.dtype(np.float64), Dtype.FP32: np.dtype(np.float32)}
+NUMPY_DTYPES: dict[Dtype, np.dtype[Any]] = {Dtype.FP64: np.dtype(np.float64), Dtype.FP32: np.dtype(np.float32)}
 """Storage types that NumPy has; the others belong to backends that have them."""
 
 
@@ -62,6 +62,11 @@ def to_layout(canonical: NDArray[Any], layout: Layout) -> NDArray[Any]:
 def from_layout(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
     """The canonical view of an array whose axes lie in `layout`."""
     return stored.transpose(np.argsort(layout.order(stored.ndim - 2)))
+
+
+def index(*parts: Any) -> tuple[Any, ...]:
+    """An index of slices, integers and ... in a row, where their number is not fixed."""
+    return parts
 
 
 def grouped(canonical: NDArray[Any], groups: int, axis: int) -> NDArray[Any]:

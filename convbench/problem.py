@@ -204,12 +204,12 @@ class Problem:
                 (_integer(f"padding_{axis} before", pair[0], 0), _integer(f"padding_{axis} after", pair[1], None))
             )
         object.__setattr__(self, "padding", tuple(pairs))
-        for name, axis in zip(AXIS_NAMES[ndim], self.axes, strict=True):
-            padded = axis.input + axis.before + axis.after
-            if padded <= axis.reach:
+        for letter, extents in zip(AXIS_NAMES[ndim], self.axes, strict=True):
+            padded = extents.input + extents.before + extents.after
+            if padded <= extents.reach:
                 raise InputError(
-                    f"filter_size_{name} spans {axis.reach + 1} elements (filter {axis.filter}, dilation "
-                    f"{axis.dilation}) but the padded input has {padded}: no output is left"
+                    f"filter_size_{letter} spans {extents.reach + 1} elements (filter {extents.filter}, dilation "
+                    f"{extents.dilation}) but the padded input has {padded}: no output is left"
                 )
 
     @property

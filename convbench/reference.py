@@ -9,54 +9,58 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convbench.problem import Axis
+from convbench.operands import index
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
+
+    from convbench.problem import Axis
+
 
 BLOCK_BYTES = 32 << 20
 """Float64 copy of a block of images that is held at once."""
 
 
 def fprop(axes: Sequence[Axis], x: NDArray[Any], w: NDArray[Any], power: int = 1) -> NDArray[np.float64]:
-    """y (N, G, K/G, output…) of x and w; with `power` 2, of their squares."""
+    """Y (N, G, K/G, output…) of x and w; with `power` 2, of their squares."""
     weights = _raised(w, power)
     y = np.zeros((*x.shape[:2], w.shape[1], *(a.output for a in axes)))
     for images in _blocks(x):
         padded = _pad(axes, _raised(x[images], power))
         for tap, window in _windows(axes):
-            product = weights[(..., *tap)] @ _flat(padded[(..., *window)])
+            product = weights[index(..., *tap)] @ _flat(padded[index(..., *window)])
             y[images] += product.reshape(y[images].shape)
     return y
 
 
 def dgrad(axes: Sequence[Axis], dy: NDArray[Any], w: NDArray[Any], power: int = 1) -> NDArray[np.float64]:
-    """dx (N, G, C/G, input…) of dy and w; with `power` 2, of their squares."""
+    """Dx (N, G, C/G, input…) of dy and w; with `power` 2, of their squares."""
     weights = _raised(w, power).swapaxes(1, 2)
     dx = np.zeros((*dy.shape[:2], w.shape[2], *(a.input for a in axes)))
     for images in _blocks(dy):
         gradient = _flat(_raised(dy[images], power))
         padded = np.zeros((*dx[images].shape[:3], *map(_padded_extent, axes)))
         for tap, window in _windows(axes):
-            target = padded[(..., *window)]
-            target += (weights[(..., *tap)] @ gradient).reshape(target.shape)
-        dx[images] = padded[(..., *(slice(a.before, a.before + a.input) for a in axes))]
+            target = padded[index(..., *window)]
+            target += (weights[index(..., *tap)] @ gradient).reshape(target.shape)
+        dx[images] = padded[index(..., *(slice(a.before, a.before + a.input) for a in axes))]
     return dx
 
 
 def wgrad(axes: Sequence[Axis], dy: NDArray[Any], x: NDArray[Any], power: int = 1) -> NDArray[np.float64]:
-    """dw (G, K/G, C/G, taps…) of dy and x; with `power` 2, of their squares."""
+    """Dw (G, K/G, C/G, taps…) of dy and x; with `power` 2, of their squares."""
     dw = np.zeros((dy.shape[1], dy.shape[2], x.shape[2], *(a.filter for a in axes)))
     for images in _blocks(x):
         gradient = _images_last(_raised(dy[images], power))  # (G, K/G, points)
         padded = _pad(axes, _raised(x[images], power))
         for tap, window in _windows(axes):
-            dw[(..., *tap)] += gradient @ _images_last(padded[(..., *window)]).swapaxes(1, 2)
+            dw[index(..., *tap)] += gradient @ _images_last(padded[index(..., *window)]).swapaxes(1, 2)
     return dw
 
 
@@ -75,16 +79,19 @@ def _padded_extent(axis: Axis) -> int:
 
 
 def _pad(axes: Sequence[Axis], block: NDArray[Any]) -> NDArray[Any]:
-    return np.pad(block, [(0, 0)] * 3 + [(a.before, max(0, a.after)) for a in axes])
+    return np.pad(block, [index(0, 0)] * 3 + [(a.before, max(0, a.after)) for a in axes])
 
 
 def _windows(axes: Sequence[Axis]) -> Iterator[tuple[tuple[int, ...], list[slice]]]:
     """Each tap, with the elements of the padded input that it meets, one per output."""
     for tap in itertools.product(*(range(a.filter) for a in axes)):
-        yield tap, [
-            slice(r * a.dilation, r * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
-            for r, a in zip(tap, axes, strict=True)
-        ]
+        yield (
+            tap,
+            [
+                slice(r * a.dilation, r * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
+                for r, a in zip(tap, axes, strict=True)
+            ],
+        )
 
 
 def _flat(block: NDArray[Any]) -> NDArray[Any]:

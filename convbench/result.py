@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from convbench.backends import Sample
 from convbench.errors import ConvbenchError, InputError
@@ -22,6 +20,10 @@ from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode,
 from convbench.stats import median, median_interval
 from convbench.timing import Round
 from convbench.work import Work, nominal_flops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 # Schema history.  1: first public version.
 SCHEMA_VERSION = 1
@@ -76,7 +78,13 @@ class RowKey:
         """The key written by `to_dict`."""
         case = dict(fields["case"])
         problem = {key: _tuples(value) for key, value in case.pop("problem").items()}
-        enums = {"conv_pass": ConvPass, "dtype": Dtype, "math_mode": MathMode, "layout": Layout.parse, "epilogue": Epilogue}
+        enums = {
+            "conv_pass": ConvPass,
+            "dtype": Dtype,
+            "math_mode": MathMode,
+            "layout": Layout.parse,
+            "epilogue": Epilogue,
+        }
         for name, make in enums.items():
             case[name] = make(case[name])
         return cls(**{**fields, "case": Case(problem=Problem.from_dict(problem), **case)})
@@ -153,6 +161,8 @@ class Run:
     note: str = ""
     end: int = field(default=0, compare=False)
     """Bytes of the file up to the last whole line: where a resumed run goes on."""
+    next_row: int = field(default=0, compare=False)
+    """The first row index that no line uses."""
 
 
 # Writing
@@ -299,7 +309,7 @@ def fold(content: bytes, where: str) -> Run:
     if header is None:
         raise InputError(f"{where} holds no run: it has no header line")
     latest = {row.key: row for row in rows.values()}  # a resumed run measures an unfinished row anew
-    return Run(header, tuple(latest.values()), tuple(canaries), note, min(end, len(content)))
+    return Run(header, tuple(latest.values()), tuple(canaries), note, min(end, len(content)), max(rows, default=-1) + 1)
 
 
 def _why(error: Exception) -> str:
@@ -324,11 +334,11 @@ def _header(entry: dict[str, Any]) -> dict[str, Any]:
         raise InputError("the header has no schema_version: this is not a convbench result file")
     if not isinstance(found, int) or found > SCHEMA_VERSION:
         raise InputError(
-            f"written by a newer convbench (schema version {found}; this one reads up to {SCHEMA_VERSION}): upgrade convbench"
+            f"written by a newer convbench (schema version {found}, this one reads up to {SCHEMA_VERSION}): upgrade"
         )
     if found < SCHEMA_VERSION and found not in UPGRADES:
         raise InputError(f"schema version {found} is too old for this convbench: measure again")
-    for key in ("suites", "environment", "devices", "options", "command"):
+    for key in ("convbench_version", "created", "command", "suites", "seed", "options", "environment", "devices"):
         entry[key]
     return entry
 

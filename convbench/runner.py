@@ -6,7 +6,6 @@ import fnmatch
 import math
 import time
 import traceback
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,14 @@ from convbench.backends import AUTO, Backend, BackendSpec, Candidate, Plan, Plan
 from convbench.errors import InputError, UnsupportedError, unknown_name
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import Row, RowKey, Status, canary_line, case_line, failure_line, round_line
-from convbench.suite import Suite
 from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave
 from convbench.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from convbench.operands import Operands
+    from convbench.suite import Suite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +59,8 @@ class Selection:
                         for epilogue in epilogues
                     ]  # fmt: skip
         if not found:
-            names = ", ".join(suite.name for suite in suites)
-            raise InputError(f"no problem of {names} matches --filter {' '.join(self.globs)}")
+            listed = ", ".join(suite.name for suite in suites)
+            raise InputError(f"no problem of {listed} matches --filter {' '.join(self.globs)}")
         return found
 
 
@@ -69,7 +70,7 @@ class RunOptions:
 
     threads: int
     max_memory: int
-    timing: TimingOptions = TimingOptions()
+    timing: TimingOptions
     seed: int = 0
 
 
@@ -184,7 +185,9 @@ def _together(found: Sequence[Task]) -> int:
     operands = {t.operands_id: 0 for t in found}
     for t in found:
         p = t.case.problem
-        operands[t.operands_id] = (math.prod(p.x_shape) + math.prod(p.w_shape) + math.prod(p.y_shape)) * t.case.dtype.itemsize
+        operands[t.operands_id] = (
+            math.prod(p.x_shape) + math.prod(p.w_shape) + math.prod(p.y_shape)
+        ) * t.case.dtype.itemsize
     checks = max((verification_bytes(t.case) for t in found), default=0)
     return sum(operands.values()) + sum(t.candidate.memory_bytes for t in found) + checks
 
@@ -238,9 +241,7 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
     device = group[0].backend.device() if group else None
     for task in group:
         yield Progress(task.index, "verify")
-        shared = operands.setdefault(
-            task.operands_id, Operands(task.case.problem, task.case.dtype, options.seed)
-        )
+        shared = operands.setdefault(task.operands_id, Operands(task.case.problem, task.case.dtype, options.seed))
         row, plan = _prepare(task, shared, options, spent)
         if last[task.operands_id] == task.index:
             del operands[task.operands_id]  # the plans hold what they need

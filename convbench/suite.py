@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from convbench.errors import InputError, unknown_name
 from convbench.problem import MAX_EXTENT, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from importlib.resources.abc import Traversable
 
 SCHEMA = 1
@@ -70,9 +70,7 @@ class Suite:
 
     def with_batch(self, batch: int) -> Suite:
         """The same suite with every problem's batch replaced."""
-        return replace(
-            self, problems=tuple(replace(p, problem=replace(p.problem, batch=batch)) for p in self.problems)
-        )
+        return replace(self, problems=tuple(replace(p, problem=replace(p.problem, batch=batch)) for p in self.problems))
 
 
 def builtin_suites() -> dict[str, Traversable]:
@@ -164,7 +162,9 @@ def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any, where: 
 def _name(table: Mapping[str, Any], where: str) -> str:
     name = table.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(f"{where}: name must be letters, digits and _ . + -, starting with one of the first; got {name!r}")
+        raise InputError(
+            f"{where}: name must be letters, digits and _ . + -, starting with one of the first; got {name!r}"
+        )
     return name
 
 
@@ -236,9 +236,7 @@ def _shape(values: dict[str, Any]) -> Problem:
         return Problem(**fields)  # which says what is wrong with the others
     if isinstance(padding, str):
         raise InputError(f'padding must be an integer, one per axis, [before, after] pairs or "same"; got {padding!r}')
-    fields["padding"] = tuple(
-        tuple(p) if isinstance(p, list) else (p, p) for p in _broadcast("padding", padding, ndim)
-    )
+    fields["padding"] = tuple(tuple(p) if isinstance(p, list) else (p, p) for p in _broadcast("padding", padding, ndim))
     return Problem(**fields)
 
 

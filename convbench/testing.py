@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from convbench import reference, verify
+from convbench.backends import AUTO, Candidate, ErrorBound, PlanOptions, Sample
 from convbench.errors import InputError
+from convbench.machine import Machine
+from convbench.operands import Operands, grouped
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
-from convbench.work import nominal_macs
+from convbench.work import nominal_macs, nominal_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from convbench.backends import Backend
 
 
 def random_problem(rng: random.Random, max_macs: int = 200_000) -> Problem:
-    """A small random problem: 1-3 axes, groups, strides, dilations, uneven and negative padding, batch 0 now and then."""
+    """A small random problem: 1-3 axes, groups, strides, dilations, uneven and negative padding, at times batch 0."""
     while True:
         ndim = rng.randint(1, 3)
         largest = {1: 40, 2: 14, 3: 7}[ndim]
         groups = rng.choice([1, 1, 1, 2, 3, 4])
-        fields = {
+        fields: dict[str, Any] = {
             "batch": rng.choice([0, 1, 1, 2, 3, 5, 8]),
             "in_channels": groups * rng.choice([1, 1, 2, 3, 5]),
             "out_channels": groups * rng.choice([1, 1, 2, 3, 4]),
@@ -51,5 +65,185 @@ def random_cases(seed: int, count: int, max_macs: int = 200_000) -> Iterator[Cas
             dtype=dtype,
             math_mode=math_mode,
             layout=rng.choice(list(Layout)),
-            epilogue=rng.choice(list(Epilogue)) if conv_pass is ConvPass.FPROP and rng.random() < 0.3 else Epilogue.NONE,
+            epilogue=rng.choice(list(Epilogue))
+            if conv_pass is ConvPass.FPROP and rng.random() < 0.3
+            else Epilogue.NONE,
         )
+
+
+class FakeDevice:
+    """A device on which time is simulated: a plan's run moves its clock on, and nothing waits."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def machine(self) -> Machine:
+        """A machine without features."""
+        return Machine(os="Fake", arch="fake", cpu_model="Fake CPU", cpu_count=1)
+
+    def clock(self, threads: int) -> FakeClock:
+        """A clock that reads the simulated time."""
+        return FakeClock(self)
+
+    def canaries(self) -> dict[str, Callable[[], object]]:
+        """Two that take a simulated millisecond each."""
+        return {"compute": lambda: self.advance(1e-3), "memory": lambda: self.advance(1e-3)}
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock on."""
+        self.now_s += seconds
+
+
+class FakeClock:
+    """Reads a FakeDevice's time. `flag_every` n puts a witness against every n-th sample."""
+
+    overhead_s = 1e-8
+
+    def __init__(self, device: FakeDevice, flag_every: int = 0) -> None:
+        self.device = device
+        self.flag_every = flag_every
+        self.samples = 0
+
+    def sample(self, run: Callable[[], object], launches: int) -> Sample:
+        """Runs, and says how far the simulated time moved."""
+        start = self.device.now_s
+        for _ in range(launches):
+            run()
+        self.samples += 1
+        flags = ("switched",) if self.flag_every and self.samples % self.flag_every == 0 else ()
+        wall = self.device.now_s - start
+        return Sample(wall, wall, flags)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeAlgorithm:
+    """How an algorithm of the FakeBackend behaves.
+
+    Attributes:
+        seconds: simulated time of a run; a list is cycled through, run by run.
+        reason: why it refuses every case.
+        memory_bytes: what its plan claims to need.
+        fault: changes the right result, canonical, before it is stored.
+        plan_error: raised by `plan`; run_error by the runs after the first `good_runs`.
+    """
+
+    seconds: float | Sequence[float] = 1e-3
+    reason: str | None = None
+    memory_bytes: int = 0
+    fault: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    plan_error: BaseException | None = None
+    run_error: BaseException | None = None
+    good_runs: int = 1
+
+
+class FakeBackend:
+    """Right results in simulated time: for tests of everything above a backend."""
+
+    name = "fake"
+
+    def __init__(self, algorithms: dict[str, FakeAlgorithm] | None = None, unusable: str | None = None) -> None:
+        self.behaviour = algorithms or {"quick": FakeAlgorithm(), "slow": FakeAlgorithm(seconds=3e-3)}
+        self.unusable = unusable
+        self.shared_device = FakeDevice()
+
+    def probe(self) -> str | None:
+        """Usable unless told otherwise."""
+        return self.unusable
+
+    def device(self) -> FakeDevice:
+        """The one simulated device."""
+        return self.shared_device
+
+    def algorithms(self, case: Case) -> list[Candidate]:
+        """Those it was made with, and `auto` for the first of them."""
+        found = [Candidate(name, a.reason, a.memory_bytes) for name, a in self.behaviour.items()]
+        return [Candidate(AUTO, found[0].reason, found[0].memory_bytes), *found]
+
+    def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> FakePlan:
+        """A plan that behaves as told."""
+        name = next(iter(self.behaviour)) if algorithm == AUTO else algorithm
+        behaviour = self.behaviour[name]
+        if behaviour.plan_error is not None:
+            raise behaviour.plan_error
+        return FakePlan(case, name, behaviour, operands, self.shared_device)
+
+
+class FakePlan:
+    """Computes by the float64 reference once, and stores a copy of that on each run."""
+
+    workspace_bytes = 0
+
+    def __init__(self, case: Case, name: str, behaviour: FakeAlgorithm, operands: Operands, device: FakeDevice) -> None:
+        self.algorithm, self.behaviour, self.device = name, behaviour, device
+        self.work = nominal_work(case)
+        self.error_bound = ErrorBound()
+        right = reference_output(case, operands)
+        self._result = right if behaviour.fault is None else behaviour.fault(right.copy())
+        self._output = np.empty_like(self._result)
+        self._runs = 0
+
+    def run(self) -> None:
+        """Stores the result and moves the simulated time on."""
+        self._runs += 1
+        if self.behaviour.run_error is not None and self._runs > self.behaviour.good_runs:
+            raise self.behaviour.run_error
+        self._output[...] = self._result
+        seconds = self.behaviour.seconds
+        self.device.advance(seconds if isinstance(seconds, float) else seconds[self._runs % len(seconds)])
+
+    def poison(self) -> None:
+        """Fills the output with NaN."""
+        self._output.fill(np.nan)
+
+    def output(self) -> NDArray[Any]:
+        """The canonical output."""
+        return self._output
+
+
+def reference_output(case: Case, operands: Operands) -> NDArray[Any]:
+    """What a backend should write for a case, canonical, rounded from float64 to its dtype."""
+    p = case.problem
+    if case.conv_pass is ConvPass.FPROP:
+        out = reference.fprop(p.axes, grouped(operands.x, p.groups, 1), grouped(operands.w, p.groups, 0))
+    elif case.conv_pass is ConvPass.DGRAD:
+        out = reference.dgrad(p.axes, grouped(operands.dy, p.groups, 1), grouped(operands.w, p.groups, 0))
+    else:
+        out = reference.wgrad(p.axes, grouped(operands.dy, p.groups, 1), grouped(operands.x, p.groups, 1))
+    out = out.reshape(case.output_shape)
+    if case.epilogue is not Epilogue.NONE:
+        out += operands.bias.reshape(-1, *[1] * p.ndim)
+    if case.epilogue is Epilogue.BIAS_RELU:
+        out = np.maximum(out, 0)
+    return out.astype(operands.dtype)
+
+
+def check_backend(backend: Backend, *, count: int = 200, seed: int = 0, max_macs: int = 200_000) -> list[str]:
+    """Plans and verifies random cases on every algorithm; what went wrong, a line each, nothing if all is well.
+
+    A case that the backend refuses with a reason is no fault. For the tests of a backend's author.
+    """
+    problems = []
+    for case in random_cases(seed, count, max_macs):
+        linear_case = replace(case, epilogue=Epilogue.NONE)
+        operands = Operands(case.problem, case.dtype, seed)
+        for candidate in backend.algorithms(case):
+            if candidate.reason is not None:
+                continue
+            where = f"{candidate.algorithm}: {case.label()} ({case.problem.describe()})"
+            try:
+                linear = backend.plan(linear_case, candidate.algorithm, operands, PlanOptions())
+                outcome = verify.verify(linear_case, linear, operands, seed)
+                reason = outcome.reason
+                if not reason and case.epilogue is not Epilogue.NONE:
+                    fused = backend.plan(case, candidate.algorithm, operands, PlanOptions())
+                    fused.poison()
+                    fused.run()
+                    bound = linear.error_bound
+                    reason = verify.check_epilogue(case, linear.output(), fused.output(), operands, bound) or ""
+            except Exception as error:  # noqa: BLE001  a backend may raise anything: that is what is looked for
+                reason = f"{type(error).__name__}: {error}"
+            if reason:
+                problems.append(f"{where}: {reason}")
+    return problems

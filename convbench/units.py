@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from convbench.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _SIZES = {"": 1, "B": 1} | {
-    f"{prefix}{i}B": (1024 if i else 1000) ** power
-    for power, prefix in enumerate("kMGT", start=1)
-    for i in ("", "i")
+    f"{prefix}{i}B": (1024 if i else 1000) ** power for power, prefix in enumerate("kMGT", start=1) for i in ("", "i")
 }
 _SIZES["KiB"] = _SIZES["kiB"]
 _SIZES["KB"] = _SIZES["kB"]
@@ -35,7 +36,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def format_si(value: float, unit: str, digits: int = 3) -> str:
-    """`value` with an SI prefix: format_si(1e9, "B/s") is "1.00 GB/s"."""
+    """`value` with an SI prefix; 1e9 with unit "B/s" is "1.00 GB/s"."""
     scale, prefix = next(((s, p) for s, p in _SI if abs(value) >= s), _SI[-1])
     return f"{significant(value / scale, digits)} {prefix}{unit}"
 
@@ -46,13 +47,13 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 
 def format_time(seconds: float, digits: int = 3) -> str:
-    """A time with its unit: format_time(0.00123) is "1.23 ms"."""
+    """A time with its unit; 0.00123 is "1.23 ms"."""
     scale, unit = time_unit(seconds)
     return f"{significant(seconds / scale, digits)} {unit}"
 
 
 def format_bytes(count: float) -> str:
-    """A capacity in binary units: format_bytes(1 << 30) is "1.00 GiB"."""
+    """A capacity in binary units; 2³⁰ is "1.00 GiB"."""
     for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if abs(count) >= 1024**power:
             return f"{significant(count / 1024**power)} {unit}"

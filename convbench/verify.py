@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convbench import reference
-from convbench.backends import ErrorBound
 from convbench.operands import Operands, grouped
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, MathMode
 from convbench.work import nominal_macs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from convbench.backends import Plan
+    from convbench.backends import ErrorBound, Plan
 
 SAFETY = 4.0
 """c: how far beyond u·√L·√(Σa²b²), the size of a random walk of rounding errors, an element may lie."""
@@ -168,6 +167,7 @@ class _Checker:
         self.case, self.bound, self.rng = case, bound, rng
         self.axes = case.problem.axes
         conv_pass = case.conv_pass
+        self.function: Callable[..., NDArray[np.float64]]
         if conv_pass is ConvPass.FPROP:
             self.names, self.function = ("n", "k"), reference.fprop
             self.norm_product = "ngc,gkc->ngk"

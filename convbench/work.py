@@ -6,12 +6,14 @@ Every count is a Python integer, so none overflows. Rules and sources: docs/meth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convbench.problem import Axis, Case, ConvPass, Epilogue, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 COMPLEX_MULTIPLY_ADD_FLOPS = 8
 """Four multiplies, two adds for the product and two to accumulate it."""
@@ -165,7 +167,9 @@ def axis_touched(axis: Axis) -> int:
         members = -(-(taps - tap) // classes)
         start = tap * spread - axis.before
         lowest, highest = -(start // step), (axis.input - 1 - start) // step + 1
-        total += max(0, _covered_below(highest, members, shift, outputs) - _covered_below(lowest, members, shift, outputs))
+        total += max(
+            0, _covered_below(highest, members, shift, outputs) - _covered_below(lowest, members, shift, outputs)
+        )
     return total
 
 

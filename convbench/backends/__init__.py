@@ -6,21 +6,22 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convbench.errors import InputError, unknown_name
-from convbench.problem import Case
-from convbench.work import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from convbench.machine import Machine
     from convbench.operands import Operands
+    from convbench.problem import Case
+    from convbench.work import Work
 
 ENTRY_POINTS = "convbench.backends"
 AUTO = "auto"
@@ -189,7 +190,7 @@ def load(entry: EntryPoint) -> Backend | None:
     """The backend behind an entry point; a plug-in that fails to load is a warning and None."""
     try:
         backend: Backend = entry.load()()
-    except Exception as error:  # noqa: BLE001  a plug-in may raise anything while it is imported
+    except Exception as error:
         if _is_ours(entry):
             raise
         warnings.warn(f"backend {entry.name!r} failed to load: {type(error).__name__}: {error}", stacklevel=2)

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from convbench.backends import Device, Plan
     from convbench.operands import Operands
 
-PLANNERS = {"direct": DirectPlanner, "gemm": GemmPlanner, "fft": FftPlanner}
+PLANNERS: dict[str, type[DirectPlanner] | type[GemmPlanner] | type[FftPlanner]] = {
+    "direct": DirectPlanner,
+    "gemm": GemmPlanner,
+    "fft": FftPlanner,
+}
 
 
 class CpuBackend:
@@ -40,7 +44,9 @@ class CpuBackend:
         if reason:
             return [Candidate(name, reason) for name in (AUTO, *PLANNERS)]
         tensors = _tensor_bytes(case)
-        found = {name: Candidate(name, None, tensors + planner(case).workspace_bytes) for name, planner in PLANNERS.items()}
+        found = {
+            name: Candidate(name, None, tensors + planner(case).workspace_bytes) for name, planner in PLANNERS.items()
+        }
         chosen = found[choose(case, threads=1)]
         return [Candidate(AUTO, None, chosen.memory_bytes), *found.values()]
 
@@ -66,7 +72,7 @@ class CpuBackend:
 
 
 def choose(case: Case, threads: int) -> str:
-    """gemm or fft, by the estimate of `planner.estimated_seconds`."""
+    """Gemm or fft, by the estimate of `planner.estimated_seconds`."""
     return min(("gemm", "fft"), key=lambda name: estimated_seconds(PLANNERS[name](case).work(), threads))
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from convbench.backends import Sample
 from convbench.machine import Machine, cpu_machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 try:
     import resource

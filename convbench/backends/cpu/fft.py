@@ -12,6 +12,7 @@ import scipy.fft
 from convbench.backends import ErrorBound
 from convbench.backends.cpu.planner import FftPlanner
 from convbench.backends.cpu.plans import CpuPlan
+from convbench.operands import index
 from convbench.problem import Case, ConvPass
 
 if TYPE_CHECKING:
@@ -96,11 +97,13 @@ class FftPlan(CpuPlan):
         buffer = self._b[..., : _len(g), : _len(k), : _len(j)]
         if self.case.conv_pass is ConvPass.FPROP:
             for rows, taps, channels, part in self._filter_parts(k):
-                buffer[(*rows, slice(None), part)] = _spatial_first(self.w[(g, j, channels, *taps)], (0, 2, 1))
+                buffer[index(*rows, slice(None), part)] = _spatial_first(
+                    self.w[index(g, j, channels, *taps)], (0, 2, 1)
+                )
         elif self.case.conv_pass is ConvPass.DGRAD:
             for rows, taps, channels, part in self._filter_parts(j):
-                buffer[(*rows, slice(None), slice(None), part)] = _spatial_first(
-                    self.w[(g, k, channels, *taps)], (0, 1, 2)
+                buffer[index(*rows, slice(None), slice(None), part)] = _spatial_first(
+                    self.w[index(g, k, channels, *taps)], (0, 1, 2)
                 )
         else:
             self._copy_x(buffer, g, k, j)
@@ -114,14 +117,14 @@ class FftPlan(CpuPlan):
             _spatial_first(self.y[i, g, j], (1, 0, 2))[...] = block
         elif self.case.conv_pass is ConvPass.DGRAD:
             for rows, inputs, channels, part in self._input_parts(j):
-                _spatial_first(self.x[(i, g, channels, *inputs)], (1, 0, 2))[...] = real[(*rows, ..., part)]
+                _spatial_first(self.x[index(i, g, channels, *inputs)], (1, 0, 2))[...] = real[index(*rows, ..., part)]
         else:
             for rows, taps, channels, part in self._filter_parts(j):
-                _spatial_first(self.w[(g, i, channels, *taps)], (0, 1, 2))[...] = real[(*rows, ..., part)]
+                _spatial_first(self.w[index(g, i, channels, *taps)], (0, 1, 2))[...] = real[index(*rows, ..., part)]
 
     def _copy_x(self, buffer: NDArray[Any], g: slice, n: slice, c: slice) -> None:
         for rows, inputs, channels, part in self._input_parts(c):
-            buffer[(*rows, ..., part)] = _spatial_first(self.x[(n, g, channels, *inputs)], (1, 0, 2))
+            buffer[index(*rows, ..., part)] = _spatial_first(self.x[index(n, g, channels, *inputs)], (1, 0, 2))
 
     def _places_of_y(self, buffer: NDArray[Any]) -> NDArray[Any]:
         return buffer[tuple(slice(0, extent) for extent in self.case.problem.output_size)]
@@ -157,8 +160,8 @@ class FftPlan(CpuPlan):
         count = math.prod(map(len, self.planner.phases))
         width = _len(c) // count
         channels = slice(c.start // count, c.start // count + width)
-        for index, phases in enumerate(itertools.product(*self.planner.phases)):
-            yield phases, channels, slice(index, width * count, count)
+        for column, phases in enumerate(itertools.product(*self.planner.phases)):
+            yield phases, channels, slice(column, width * count, count)
 
 
 def _slices(extent: int, size: int) -> list[slice]:

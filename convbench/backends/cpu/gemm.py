@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from convbench.backends.cpu.planner import GemmPlanner
 from convbench.backends.cpu.plans import CpuPlan
+from convbench.operands import index
 from convbench.problem import Case, ConvPass, Layout
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class GemmPlan(CpuPlan):
                 self._wgrad(n, outputs)
 
     def _fprop(self, n: slice, outputs: list[slice]) -> None:
-        y = self._points_last(self.y[(n, ..., *outputs)])
+        y = self._points_last(self.y[index(n, ..., *outputs)])
         windows = self._gather(n, outputs)
         target = self._as_matrix(y)
         in_place = np.shares_memory(target, self._stored)
@@ -96,7 +97,7 @@ class GemmPlan(CpuPlan):
         p = self.case.problem
         shape = (p.groups, self._w.shape[2], dy.shape[2])
         if self._strip is None:
-            dx = self._points_last(self.x[(n, ..., *outputs)])
+            dx = self._points_last(self.x[index(n, ..., *outputs)])
             target = self._as_matrix(dx)
             if np.shares_memory(target, self._stored):
                 np.matmul(self._w.swapaxes(1, 2), dy, out=target)
@@ -114,8 +115,8 @@ class GemmPlan(CpuPlan):
                 slice(r * a.dilation, r * a.dilation + (o.stop - o.start - 1) * a.stride + 1, a.stride)
                 for r, a, o in zip(tap, p.axes, outputs, strict=True)
             ]
-            strip[(..., *places)] += windows[(slice(None), slice(None), slice(None), *tap, *spatial)]
-        self.x[(n, ..., *source)] += strip[(..., *inside)]
+            strip[index(..., *places)] += windows[index(slice(None), slice(None), slice(None), *tap, *spatial)]
+        self.x[index(n, ..., *source)] += strip[index(..., *inside)]
 
     def _wgrad(self, n: slice, outputs: list[slice]) -> None:
         windows = self._gather(n, outputs)
@@ -123,7 +124,7 @@ class GemmPlan(CpuPlan):
 
     def _dy_matrix(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
         """A chunk of dy as (G, K/G, points): a view where it lies that way, else a copy."""
-        dy = self._points_last(self.y[(n, ..., *outputs)])
+        dy = self._points_last(self.y[index(n, ..., *outputs)])
         matrix = self._as_matrix(dy)
         if matrix.base is None or not np.shares_memory(matrix, self.y):
             copy = self._buffer(self._product, matrix.shape)
@@ -161,12 +162,12 @@ class GemmPlan(CpuPlan):
             sizes.append(slice(0, size))
             inside.append(slice(first, max(first, stop)))
             source.append(slice(start + first, start + max(first, stop)))
-        return self._strip[(slice(0, n.stop - n.start), ..., *sizes)], inside, source
+        return self._strip[index(slice(0, n.stop - n.start), ..., *sizes)], inside, source
 
     def _gather(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
         """The windows of a chunk as (G, C/G·taps, points)."""
         if self._strip is None:
-            windows = self._points_last(self.x[(n, ..., *outputs)])
+            windows = self._points_last(self.x[index(n, ..., *outputs)])
             matrix = self._as_matrix(windows)
             if np.shares_memory(matrix, self.x):
                 return matrix
@@ -176,7 +177,7 @@ class GemmPlan(CpuPlan):
         p = self.case.problem
         strip, inside, source = self._strip_slices(n, outputs)
         strip.fill(0)
-        strip[(..., *inside)] = self.x[(n, ..., *source)]
+        strip[index(..., *inside)] = self.x[index(n, ..., *source)]
         counts = [o.stop - o.start for o in outputs]
         steps = strip.strides
         view = as_strided(  # (n, g, c, taps…, outputs…)

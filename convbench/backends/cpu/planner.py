@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from convbench.problem import Axis, Case, ConvPass, Epilogue, Layout, Problem
 from convbench.work import COMPLEX_MULTIPLY_ADD_FLOPS, Phase, Work, axis_hits, epilogue_flops, real_fft_flops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GATHER_BYTES = 8 << 20
 """Target size of a chunk's gathered matrix: stays in a last-level cache, long enough for a fast product."""
@@ -174,7 +177,8 @@ class GemmPlanner:
         footprint = self.workspace_bytes
         flops = 2 * gathered * p.out_channels // p.groups + epilogue_flops(self.case)
         copied = Phase(name="gather", flops=0, bytes_read=(padded + gathered) * size,
-                       bytes_written=(padded + gathered) * size, footprint_bytes=footprint, launches=2 * chunks)  # fmt: skip
+                       bytes_written=(padded + gathered) * size, footprint_bytes=footprint,
+                       launches=2 * chunks)  # fmt: skip
         scattered = Phase(name="scatter", flops=gathered + padded, bytes_read=(2 * gathered + 2 * padded) * size,
                           bytes_written=(gathered + 2 * padded) * size, footprint_bytes=footprint,
                           launches=chunks * (math.prod(p.filter_size) + 1))  # fmt: skip
@@ -352,6 +356,8 @@ class FftPlanner:
         footprint = self.workspace_bytes
         products = p.groups * i * j * k
         a, b, out = p.groups * i * k * a_times, p.groups * k * j * b_times, p.groups * i * j
+        if p.batch == 0:  # nothing is transformed; wgrad writes zeros
+            a = b = out = 0
 
         def transforms(name: str, count: int, launches: int, extra_flops: int = 0) -> Phase:
             return Phase(name=name, flops=count * transform + extra_flops, bytes_read=count * (real + spectrum),

@@ -10,7 +10,7 @@ import numpy as np
 
 from convbench.backends import ErrorBound, PlanOptions
 from convbench.backends.cpu.planner import DirectPlanner
-from convbench.operands import NUMPY_DTYPES, Operands, from_layout, grouped, to_layout
+from convbench.operands import NUMPY_DTYPES, Operands, from_layout, grouped, index, to_layout
 from convbench.problem import Case, ConvPass, Epilogue
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class DirectPlan(CpuPlan):
                 start = first * axis.stride + r * axis.dilation - axis.before
                 outputs.append(slice(first, stop))
                 inputs.append(slice(start, start + (stop - first) * axis.stride, axis.stride))
-            y = self.y[(..., *outputs)]
-            x = self.x[(..., *inputs)]
+            y = self.y[index(..., *outputs)]
+            x = self.x[index(..., *inputs)]
             if y.size == 0:
                 continue
-            w = self.w[(..., *tap)]  # (G, K/G, C/G)
+            w = self.w[index(..., *tap)]  # (G, K/G, C/G)
             for n in range(p.batch):
                 if self.case.conv_pass is ConvPass.FPROP:
                     y[n] += (w @ _flat(x[n])).reshape(y[n].shape)

@@ -1,0 +1,76 @@
+"""The command line: each command opens something, calls the library, prints. Nothing else prints or exits.
+
+Exit codes: 0 fine · 1 error in input or use · 2 command line · 6 something wrong, failed, or nothing measured ·
+130 interrupted, what was measured is kept. (3, 4 and 5 belong to comparisons.)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from convbench import __version__
+from convbench.errors import ConvbenchError
+
+COMMANDS = {
+    "run": "Verify and time a suite on every backend; the table at the end, the result file for later.",
+    "show": "Show a result file again: rows, whole networks, backends.",
+    "analyze": "Count flops and bytes of a suite, and predict its bound on a machine; nothing is run.",
+    "list": "List suites, problems, backends, algorithms or machines.",
+}
+"""Commands and what their line in --help says; kept here so that --help imports none of them."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is used, and turns what convbench raises into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order of their use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command `cmd_name`, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"convbench.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command list, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest command's name in the error."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Commands: {', '.join(COMMANDS)}."
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; errors meant for the user become click's, with exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except ConvbenchError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="convbench")
+def main() -> None:
+    """Time convolutions on every backend you have, and see how close each is to what the machine can do.
+
+    \b
+    Example:
+      convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
+      convbench list suites
+    """

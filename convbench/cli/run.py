@@ -1,0 +1,212 @@
+"""`convbench run`: the main job."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convbench.cli.options import Parsed, case_options, format_option, print_tables, selection
+from convbench.errors import InputError
+from convbench.units import format_bytes, format_time, parse_bytes, parse_duration, parse_fraction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from convbench.backends import BackendSpec
+    from convbench.result import Run
+    from convbench.runner import Task
+    from convbench.suite import Suite
+
+
+@click.command(name="run")
+@click.argument("suites", metavar="SUITE...", nargs=-1, required=True)
+@click.option("-b", "--backend", "specs", multiple=True, metavar="BACKEND[:ALGORITHM]",
+              help="May be repeated. BACKEND alone: all its algorithms; BACKEND:auto: its own choice. "
+              "FILE.py:CLASS loads one from a file. Without -b: every usable backend, auto each.")  # fmt: skip
+@case_options
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
+@click.option("--precision", type=Parsed("fraction", parse_fraction), default="1%", show_default=True,
+              help="Stop a row when the median's 95 % interval is within this.")  # fmt: skip
+@click.option("--max-time", type=Parsed("duration", parse_duration), default="2s", show_default=True,
+              help="Stop a row after so much time in samples.")  # fmt: skip
+@click.option("--max-memory", type=Parsed("size", parse_bytes),
+              help="Skip rows that need more; 80 % of what is free if left out.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of operands, checks and the order of rows.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
+              help="Result file; runs/SUITE-TIME.jsonl if left out.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Continue the result file given by -o.")
+@click.option("--force", is_flag=True, help="Overwrite the result file.")
+@click.option("--dry-run", is_flag=True, help="Show which rows would be measured, and stop.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@format_option
+def command(
+    suites: tuple[str, ...], specs: tuple[str, ...], threads: int | None, precision: float, max_time: float,
+    max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool, dry_run: bool, quiet: bool,
+    output_format: str, **choice: object,
+) -> None:  # fmt: skip
+    """Verify and time every case of SUITE (a built-in name or a TOML file) on backends, then show the table.
+
+    A row that fails verification has no time. Rows are appended to the result file as they are measured, so that an
+    interrupted run keeps what it has; `convbench show` shows the file again.
+
+    \b
+    Example:
+      convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
+      convbench run my-suite.toml -b ./mykernel.py:MyBackend --pass fprop -o result.jsonl
+    """
+    from convbench.machine import available_memory_bytes
+    from convbench.runner import RunOptions, tasks
+    from convbench.suite import load_suite
+    from convbench.timing import TimingOptions
+
+    if resume and (force or output is None):
+        raise click.UsageError("--resume needs -o, and excludes --force")
+    loaded = [load_suite(name) for name in suites]
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = available_memory_bytes()
+    options = RunOptions(
+        threads=threads or cpus,
+        max_memory=max_memory or int(0.8 * (free or 4 << 30)),
+        timing=TimingOptions(precision=precision, max_time_s=max_time),
+        seed=seed,
+    )
+    backends = _backends(specs)
+    found = tasks(selection(**choice).cases(loaded), backends, options.threads)  # type: ignore[arg-type]
+    if dry_run:
+        _show_tasks(found, options.max_memory, output_format)
+        return
+    path = output or Path("runs") / f"{'+'.join(s.name for s in loaded)[:60]}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    _measure(found, options, loaded, path, resume=resume, force=force, quiet=quiet, output_format=output_format)
+
+
+def _backends(texts: tuple[str, ...]) -> list[BackendSpec]:
+    from convbench.backends import AUTO, BackendSpec, available, load, parse_backend
+
+    if texts:
+        return [parse_backend(text) for text in texts]
+    usable = [b for entry in available().values() if (b := load(entry)) and b.probe() is None]
+    if not usable:
+        raise InputError("no usable backend; `convbench list backends` says why")
+    return [BackendSpec(backend, AUTO) for backend in usable]
+
+
+def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
+    from convbench.render import Column, Table
+    from convbench.units import significant
+    from convbench.work import nominal_flops
+
+    rows = [
+        {"case": t.case.label(), "algorithm": f"{t.key.backend}:{t.key.algorithm}",
+         "nominal_flops": nominal_flops(t.case.problem), "memory_bytes": t.memory_bytes,
+         "reason": t.unavailable or t.candidate.reason
+         or ("needs more than --max-memory" if t.memory_bytes > max_memory else None)}
+        for t in found
+    ]  # fmt: skip
+    columns = [
+        Column(key="case", header="case"), Column(key="algorithm", header="algorithm"),
+        Column(key="nominal_flops", header="Gflop", show=lambda v: significant(v / 1e9), right=True),
+        Column(key="memory_bytes", header="memory", show=format_bytes, right=True),
+        Column(key="reason", header="not measured because"),
+    ]  # fmt: skip
+    notes = [f"{len(found)} rows; --max-memory {format_bytes(max_memory)}"]
+    print_tables([Table(key="rows", columns=columns, rows=rows, notes=notes)], output_format)
+
+
+def _measure(
+    found: list[Task], options: Any, suites: list[Suite], path: Path, *, resume: bool, force: bool, quiet: bool,
+    output_format: str,
+) -> None:  # fmt: skip
+    from convbench import session
+    from convbench.render.results import rows_table, totals_table
+    from convbench.result import BROKEN, Journal, read_run
+    from convbench.runner import Progress, Spent, run
+
+    started = time.perf_counter()
+    header = session.header(found, options, suites, sys.argv[1:])
+    for warning in session.warnings(header):
+        click.echo(f"warning: {warning}", err=True)
+    journal, todo = (
+        session.resume(path, header, found) if resume else (Journal.create(path, header, force=force), found)
+    )
+    spent = Spent()
+    interrupted = False
+    try:
+        with session.measuring_lock(lambda text: click.echo(text, err=True)), _progress(todo, quiet) as show:
+            for event in run(todo, options, spent):
+                if isinstance(event, Progress):
+                    show(event)
+                else:
+                    journal.append(event)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        journal.close()
+    result = read_run(path)
+    tables = [rows_table(result)]
+    if totals := totals_table(result):
+        tables.append(totals)
+    print_tables(tables, output_format)
+    total = time.perf_counter() - started
+    measured = spent.plan_s + spent.verify_s + spent.time_s
+    click.echo(
+        f"{path}: {_counts(result)}; {format_time(total)}: planning {format_time(spent.plan_s)}, verification "
+        f"{format_time(spent.verify_s)}, timing {format_time(spent.time_s)}, other {100 * (1 - measured / total):.1f}%",
+        err=True,
+    )
+    if interrupted:
+        click.echo(f"interrupted; `--resume -o {path}` with the same command continues", err=True)
+        sys.exit(130)
+    if any(row.status in BROKEN for row in result.rows) or all(row.time_s is None for row in result.rows):
+        sys.exit(6)
+
+
+def _counts(result: Run) -> str:
+    counts: dict[str, int] = {}
+    for row in result.rows:
+        counts[row.status] = counts.get(row.status, 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(result.rows)} rows"
+
+
+@contextmanager
+def _progress(todo: list[Task], quiet: bool) -> Iterator[Any]:
+    """A function that shows what is being done; nothing is drawn when quiet or where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _event: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    names = {task.index: task.key.label() for task in todo}
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    # Redrawn twice a second by our own calls, never by a thread beside a measurement.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+        verified = progress.add_task("verify", total=len(todo))
+        finished = progress.add_task("time", total=len(todo))
+        drawn = 0.0
+
+        def show(event: Any) -> None:
+            nonlocal drawn
+            bar = verified if event.doing == "verify" else finished
+            progress.update(bar, description=f"{'verify' if bar == verified else 'time  '} {names[event.index]}")
+            if event.doing in {"verify", "done"}:
+                progress.advance(bar)
+            if time.perf_counter() - drawn > 0.5:
+                progress.refresh()
+                drawn = time.perf_counter()
+
+        yield show

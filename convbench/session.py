@@ -1,0 +1,116 @@
+"""What surrounds a run: its header, its continuation, and the lock that keeps runs from measuring each other."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench import __version__, environment
+from convbench.errors import InputError
+from convbench.machine import Machine
+from convbench.result import Journal, Status, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from convbench.runner import RunOptions, Task
+    from convbench.suite import Suite
+
+METHOD_VERSION = 1
+"""Version of docs/method.md: raised when a change there makes numbers differ from those of earlier runs."""
+
+
+def header(
+    found: Sequence[Task], options: RunOptions, suites: Sequence[Suite], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """The header of a run's journal: what was asked, where, with what."""
+    devices: dict[str, Any] = {}
+    for task in found:
+        if task.key.device and task.key.device not in devices:
+            machine = task.backend.device().machine()
+            devices[task.key.device] = {
+                "machine": machine.to_dict(),
+                "fingerprint": machine.fingerprint,
+                "ceilings": None,
+            }
+    return {
+        "convbench_version": __version__,
+        "method": METHOD_VERSION,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": environment.relative_command(arguments),
+        "suites": [{"name": s.name, "title": s.title, "sha256": s.sha256} for s in suites],
+        "seed": options.seed,
+        "options": {"threads": options.threads, "max_memory_bytes": options.max_memory} | asdict(options.timing),
+        "environment": environment.collect(),
+        "devices": devices,
+    }
+
+
+def warnings(of: dict[str, Any]) -> list[str]:
+    """What in a header's environment should make its reader careful."""
+    machine = Machine.from_dict(next(iter(of["devices"].values()))["machine"]) if of["devices"] else None
+    return environment.warnings(of["environment"], machine) if machine else []
+
+
+def resume(path: Path, new: dict[str, Any], found: Sequence[Task]) -> tuple[Journal, list[Task]]:
+    """The journal at `path` opened for more, and the tasks it has not finished, numbered after those it holds.
+
+    A missing or empty file, or one without a whole header, starts afresh.
+
+    Raises:
+        InputError: the file is damaged, or was measured under other conditions; the text says which.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    if b"\n" not in content and (not content or content.startswith(b'{"type":"header"')):
+        return Journal.create(path, new, force=True), list(found)
+    done = read_run(path)
+    old_conditions, new_conditions = _conditions(done.header), _conditions(new)
+    for name, value in new_conditions.items():
+        if old_conditions[name] != value:
+            raise InputError(f"{path} cannot be resumed: its {name} was {old_conditions[name]}, now {value}")
+    finished = {row.key for row in done.rows if row.status is not Status.PARTIAL}
+    todo = [task for task in found if task.key not in finished]
+    return Journal.reopen(path, done.end), [replace(task, index=done.next_row + i) for i, task in enumerate(todo)]
+
+
+def _conditions(of: dict[str, Any]) -> dict[str, Any]:
+    """What must agree for two parts of a run to be one. Free memory and load are not among it."""
+    return {
+        "convbench version": of["convbench_version"],
+        "suite hash": [suite["sha256"][:12] for suite in of["suites"]],
+        "machine": {name: device["fingerprint"] for name, device in of["devices"].items()},
+        "seed": of["seed"],
+        **{name: value for name, value in of["options"].items() if name != "max_memory_bytes"},
+    }
+
+
+@contextmanager
+def measuring_lock(say: Callable[[str], None]) -> Iterator[None]:
+    """One measuring run per machine: says so and waits while another one measures."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: runs are not kept apart there
+        yield
+        return
+    path = Path(tempfile.gettempdir()) / "convbench.lock"
+    try:
+        # Without O_CREAT where it exists: another user's file in a sticky folder may not be opened with it.
+        file = os.open(path, os.O_RDONLY if path.exists() else os.O_RDONLY | os.O_CREAT, 0o644)
+    except OSError as error:
+        say(f"warning: no measuring lock ({error.strerror}): other runs may disturb this one")
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another convbench run on this machine to finish")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
