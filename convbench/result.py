@@ -8,7 +8,9 @@ was timed; `canary` lines hold the warning lights. The format is described in do
 from __future__ import annotations
 
 import json
+import math
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -181,8 +183,13 @@ def case_line(index: int, row: Row) -> dict[str, Any]:
         "first_call_s": row.first_call_s,
         "workspace_bytes": row.workspace_bytes,
         "work": row.work.to_list() if row.work else None,
-        "verification": row.verification,
+        "verification": {key: _finite(value) for key, value in row.verification.items()} if row.verification else None,
     }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity, which an error has where none is allowed: absent then, and the reason says what it was."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def round_line(index: int, number: int, measured: Round, stop: str | None) -> dict[str, Any]:
@@ -224,12 +231,19 @@ class Journal:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot create folder {path.parent}: {error.strerror}") from None
+        try:
             journal = cls(path.open("w" if force else "x", encoding="utf-8"))
         except FileExistsError:
             raise InputError(f"{path} exists; --resume continues it, --force overwrites it") from None
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
-        journal.append({"type": "header", "schema_version": SCHEMA_VERSION, **header})
+        try:
+            journal.append({"type": "header", "schema_version": SCHEMA_VERSION, **header})
+        except ConvbenchError:
+            journal.close()
+            raise
         return journal
 
     @classmethod
@@ -241,6 +255,9 @@ class Journal:
         """
         try:
             os.truncate(path, end)
+            with path.open("rb+") as file:
+                if end and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                    file.write(b"\n")  # the last line is whole but for its end
             return cls(path.open("a", encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
@@ -252,7 +269,7 @@ class Journal:
             ConvbenchError: it could not be stored, as on a full disk.
         """
         try:
-            self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
+            self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -260,7 +277,13 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with suppress(OSError):  # every line is stored, or `append` has said that it is not
+            self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    """Python's number for one of NumPy's, which a backend may have counted with."""
+    return value.item()
 
 
 # Reading
@@ -292,7 +315,7 @@ def fold(content: bytes, where: str) -> Run:
     end = 0
     for number, (line, whole) in enumerate(_lines(content), start=1):
         try:
-            entry = json.loads(line)
+            entry = json.loads(line, parse_float=_number, parse_constant=_number)
         except (ValueError, RecursionError):
             if whole:
                 raise InputError(f"{where}:{number}: not JSON: the file is damaged") from None
@@ -303,7 +326,7 @@ def fold(content: bytes, where: str) -> Run:
                 header = _header(entry)
             else:
                 _fold_line(entry, rows, canaries)
-        except (LookupError, TypeError, ValueError, AttributeError, InputError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, InputError) as error:
             raise InputError(f"{where}:{number}: {_why(error)}") from None
         end += len(line) + 1
     if header is None:
@@ -318,6 +341,50 @@ def _why(error: Exception) -> str:
     return f"damaged line ({type(error).__name__}: {error})"
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+# What readers rely on: a type or several, a list of one shape, or a table with at least these keys.
+_TEXT_OR_NONE = (str, type(None))
+_NUMBER_OR_NONE = (int, float, type(None))
+_HEADER_SHAPE = {
+    "convbench_version": str, "created": str, "command": [str], "suites": [{"name": str, "sha256": str}], "seed": int,
+    "options": dict, "environment": {"libraries": dict, "blas": [dict]}, "devices": dict,
+}  # fmt: skip
+_DEVICE_SHAPE = {"machine": dict, "fingerprint": str}
+_CASE_SHAPE = {
+    "row": int, "reason": str, "resolved": _TEXT_OR_NONE, "plan_s": _NUMBER_OR_NONE, "first_call_s": _NUMBER_OR_NONE,
+    "workspace_bytes": _NUMBER_OR_NONE,
+    "key": {"case": {"suite": str, "name": str, "repeat": int}, "backend": str, "algorithm": str, "device": str,
+            "cache": str, "threads": int},
+}  # fmt: skip
+_WORK_SHAPE = [{
+    "name": str, "flops": int, "bytes_read": int, "bytes_written": int, "footprint_bytes": int, "launches": int,
+}]  # fmt: skip
+_VERIFICATION_SHAPE = {"max_error": _NUMBER_OR_NONE, "rms_error": _NUMBER_OR_NONE, "bound_share": _NUMBER_OR_NONE}
+_ROUND_SHAPE = {"row": int, "launches": int, "wall_s": list, "cpu_s": list, "flags": dict, "stop": _TEXT_OR_NONE}
+_FAILURE_SHAPE = {"row": int, "reason": str}
+
+
+def _check(value: Any, shape: Any, name: str = "") -> None:
+    """Raises an InputError that names the field where `value` has not this shape; a bool is no number."""
+    kind = type(shape) if isinstance(shape, dict | list) else shape
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"damaged line ({name or 'it'} is {value!r:.60})")
+    if isinstance(shape, dict):
+        for key, inner in shape.items():
+            _check(value[key], inner, f"{name}.{key}".lstrip("."))
+    elif isinstance(shape, list):
+        for position, entry in enumerate(value):
+            _check(entry, shape[0], f"{name}[{position}]")
+    elif isinstance(value, int):
+        float(value)  # or it overflows, here and not when a rate is computed
+
+
 def _lines(content: bytes) -> Iterator[tuple[bytes, bool]]:
     """Each line, and whether it ends in a newline."""
     *whole, last = content.split(b"\n")
@@ -327,19 +394,21 @@ def _lines(content: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def _header(entry: dict[str, Any]) -> dict[str, Any]:
+    _check(entry, {"type": str})
     if entry["type"] != "header":
         raise InputError(f"expected the header, got a line of type {entry['type']!r}")
     found = entry.get("schema_version")
     if found is None:
         raise InputError("the header has no schema_version: this is not a convbench result file")
-    if not isinstance(found, int) or found > SCHEMA_VERSION:
+    if type(found) is not int or found > SCHEMA_VERSION:
         raise InputError(
             f"written by a newer convbench (schema version {found}, this one reads up to {SCHEMA_VERSION}): upgrade"
         )
     if found < SCHEMA_VERSION and found not in UPGRADES:
         raise InputError(f"schema version {found} is too old for this convbench: measure again")
-    for key in ("convbench_version", "created", "command", "suites", "seed", "options", "environment", "devices"):
-        entry[key]
+    _check(entry, _HEADER_SHAPE)
+    for name, device in entry["devices"].items():
+        _check(device, _DEVICE_SHAPE, f"devices.{name}")
     return entry
 
 
@@ -348,6 +417,10 @@ def _fold_line(entry: dict[str, Any], rows: dict[int, Row], canaries: list[dict[
     if kind == "canary":
         canaries.append({str(name): float(seconds) for name, seconds in entry["seconds"].items()})
     elif kind == "case":
+        _check(entry, _CASE_SHAPE)
+        for name, shape in (("work", _WORK_SHAPE), ("verification", _VERIFICATION_SHAPE)):
+            if entry[name] is not None:
+                _check(entry[name], shape, name)
         rows[entry["row"]] = Row(
             key=RowKey.from_dict(entry["key"]),
             status=Status(entry["status"]),
@@ -360,14 +433,15 @@ def _fold_line(entry: dict[str, Any], rows: dict[int, Row], canaries: list[dict[
             verification=entry["verification"],
         )
     elif kind == "round":
-        row = rows[entry["row"]]
+        _check(entry, _ROUND_SHAPE)
+        row = _open_row(rows, entry["row"])
         flags = entry["flags"]
         samples = tuple(
-            Sample(float(wall), cpu, tuple(flags.get(str(i), ())))
+            Sample(float(wall), None if cpu is None else float(cpu), tuple(flags.get(str(i), ())))
             for i, (wall, cpu) in enumerate(zip(entry["wall_s"], entry["cpu_s"], strict=True))
         )
-        if not samples or entry["launches"] < 1:
-            raise InputError("a round without samples")
+        if not samples or entry["launches"] < 1 or min(sample.wall_s for sample in samples) < 0:
+            raise InputError("a round without samples, or of negative time")
         rows[entry["row"]] = replace(
             row,
             rounds=(*row.rounds, Round(entry["launches"], samples)),
@@ -375,6 +449,17 @@ def _fold_line(entry: dict[str, Any], rows: dict[int, Row], canaries: list[dict[
             status=Status.OK if entry["stop"] else row.status,
         )
     elif kind == "failure":
-        rows[entry["row"]] = replace(rows[entry["row"]], status=Status(entry["status"]), reason=entry["reason"])
+        _check(entry, _FAILURE_SHAPE)
+        row = _open_row(rows, entry["row"])
+        rows[entry["row"]] = replace(row, status=Status(entry["status"]), reason=entry["reason"])
     else:
         raise InputError(f"unknown line type {kind!r}")
+
+
+def _open_row(rows: Mapping[int, Row], index: int) -> Row:
+    """The row that a round or a failure belongs to."""
+    if index not in rows:
+        raise InputError(f"row {index} has no case line before this one")
+    if rows[index].status is not Status.PARTIAL:
+        raise InputError(f"row {index} is {rows[index].status}: nothing can follow")
+    return rows[index]

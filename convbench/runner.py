@@ -112,9 +112,11 @@ class Progress:
 class Spent:
     """Seconds by what they went into, to show what a run costs beyond its measurements."""
 
-    plan_s: float = 0.0
-    verify_s: float = 0.0
-    time_s: float = 0.0
+    planning: float = 0.0
+    verification: float = 0.0
+    warmup: float = 0.0
+    canaries: float = 0.0
+    samples: float = 0.0
 
 
 def tasks(cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int) -> list[Task]:
@@ -250,15 +252,16 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
             timers[task.index] = RowTimer(plan.run, task.backend.device().clock(options.threads), options.timing)
     if not timers or device is None:
         return
-    events = interleave(timers, device.canaries(), device.clock(options.threads), options.seed)
-    started = time.perf_counter()
-    for event in events:
-        spent.time_s += time.perf_counter() - started
-        if isinstance(event, Canaries):
-            yield canary_line(event.index, event.seconds)
-        else:
-            yield from _measured_lines(event, by_index)
-        started = time.perf_counter()
+    try:
+        for event in interleave(timers, device.canaries(), device.clock(options.threads), options.seed):
+            if isinstance(event, Canaries):
+                spent.canaries += event.spent_s
+                yield canary_line(event.index, event.seconds)
+            else:
+                yield from _measured_lines(event, by_index)
+    finally:
+        spent.warmup += sum(timer.warmup_s for timer in timers.values())
+        spent.samples += sum(timer.spent_s for timer in timers.values())
 
 
 def _measured_lines(event: Measured, by_index: dict[int, Task]) -> Iterator[dict[str, Any] | Progress]:
@@ -278,11 +281,11 @@ def _prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) 
     try:
         plan = _plan(task, task.case, operands, options)
         planned = time.perf_counter()
-        spent.plan_s += planned - started
+        spent.planning += planned - started
         row = replace(row, resolved=plan.algorithm, plan_s=planned - started, workspace_bytes=plan.workspace_bytes,
                       work=plan.work)  # fmt: skip
         first_call_s, verification = _verify(task, plan, operands, options)
-        spent.verify_s += time.perf_counter() - planned
+        spent.verification += time.perf_counter() - planned
     except UnsupportedError as error:
         return replace(row, status=Status.UNSUPPORTED, reason=str(error)), None
     except MemoryError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -117,12 +118,18 @@ class RowTimer:
     launches: int = 0
     values: list[float] = field(default_factory=list)
     spent_s: float = 0.0
+    """Seconds of all samples."""
+    warmup_s: float = 0.0
+    """Seconds of launches outside samples: one a round, and those that found `launches`."""
 
     def round(self) -> tuple[Round, str | None]:
         """Measures one round; the second value says why the row is finished, None if it is not."""
+        started = time.perf_counter()
         if not self.launches:
             self.launches = launches_per_sample(self.run, self.clock, self.options)
-        self.run()  # untimed: what other rows left in the caches
+        else:
+            self.run()  # untimed: other rows have been in the caches meanwhile
+        self.warmup_s += time.perf_counter() - started
         samples: list[Sample] = []
         spent = 0.0
         while not samples or (len(samples) < self.options.max_samples and spent < self.options.max_time_s / 6):
@@ -147,10 +154,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Canaries:
-    """Seconds of each canary at the start of round `index`."""
+    """Seconds of each canary at the start of round `index`, and of all of it with their untimed launches."""
 
     index: int
     seconds: dict[str, float]
+    spent_s: float
 
 
 def interleave(
@@ -163,10 +171,11 @@ def interleave(
     while active:
         if canaries:
             seconds = {}
+            started = time.perf_counter()
             for name, run in canaries.items():
                 run()
                 seconds[name] = clock.sample(run, 1).wall_s
-            yield Canaries(index, seconds)
+            yield Canaries(index, seconds, time.perf_counter() - started)
         order = list(active)
         rng.shuffle(order)
         for row in order:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,12 +155,10 @@ def _measure(
         tables.append(totals)
     print_tables(tables, output_format)
     total = time.perf_counter() - started
-    measured = spent.plan_s + spent.verify_s + spent.time_s
-    click.echo(
-        f"{path}: {_counts(result)}; {format_time(total)}: planning {format_time(spent.plan_s)}, verification "
-        f"{format_time(spent.verify_s)}, timing {format_time(spent.time_s)}, other {100 * (1 - measured / total):.1f}%",
-        err=True,
-    )
+    parts = {field.name: getattr(spent, field.name) for field in fields(spent)}
+    listed = ", ".join(f"{name} {format_time(seconds)}" for name, seconds in parts.items())
+    other = 100 * (1 - sum(parts.values()) / total)
+    click.echo(f"{path}: {_counts(result)}; {format_time(total)}: {listed}, other {other:.1f}%", err=True)
     if interrupted:
         click.echo(f"interrupted; `--resume -o {path}` with the same command continues", err=True)
         sys.exit(130)

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+LEGEND = (
+    "± half the 95 % interval of the median · eff. 2·multiply-adds of the definition / time · exec. flops that the "
+    "algorithm executes / time · flop/B executed per byte it moves · error RMS against float64"
+)
+
+
 def _rate(flop_per_s: float) -> str:
     return significant(flop_per_s / 1e9)
 
@@ -138,8 +144,9 @@ def rows_table(run: Run) -> Table:
 
 def _notes(run: Run) -> list[str]:
     rows = run.rows
-    notes = [f"{row.key.label()}: {row.status}: {row.reason}" for row in rows if row.reason][:20]
-    hidden = sum(bool(row.reason) for row in rows) - len(notes)
+    reasons = [f"{row.key.label()}: {row.status}: {row.reason}" for row in rows if row.reason]
+    notes = [LEGEND, *reasons[:20]]
+    hidden = len(reasons) - 20
     if hidden > 0:
         notes.append(f"and {hidden} more rows without a time; --format json lists them all")
     unfinished = sum(row.status is Status.PARTIAL for row in rows)
