@@ -47,21 +47,26 @@ class FftPlan(CpuPlan):
             self._stored.fill(0)  # input elements that no tap reaches
         i_all, j_all, l_all = self.planner.roles
         g_size, i_size, j_size, l_size = self.planner.chunk
+        nothing: NDArray[Any] = np.empty(0)
         for g in _slices(p.groups, g_size):
             kept_a = kept_b = None
+            a = b = nothing
             for j, i in itertools.product(_slices(j_all, j_size), _slices(i_all, i_size)):
                 total: NDArray[Any] | None = None
                 for k in _slices(l_all, l_size):
                     if kept_a != (i, k):
+                        a = nothing  # frees the last one before the next is made
                         a, kept_a = self._spectrum(self._load_a(g, i, k)), (i, k)
                         if self.case.conv_pass is ConvPass.WGRAD:
                             np.conj(a, out=a)
                     if kept_b != (k, j):
+                        b = nothing
                         b, kept_b = self._spectrum(self._load_b(g, k, j)), (k, j)
                         if self.case.conv_pass is ConvPass.FPROP:
                             np.conj(b, out=b)
                     product = a * b if l_all == 1 else a @ b  # (bins…, g, i, j)
                     total = product if total is None else np.add(total, product, out=total)
+                    del product
                 if total is not None:
                     self._store(g, i, j, self._inverse(total))
                 elif self.case.conv_pass is ConvPass.WGRAD:

@@ -40,9 +40,8 @@ class GemmPlan(CpuPlan):
         points = math.prod(planner.box)
         taps = math.prod(p.filter_size)
         channels = p.in_channels // p.groups
-        if planner.pointwise:
-            self._strip = None
-        else:
+        self._strip: NDArray[Any] | None = None
+        if planner.padded:
             batch, *sizes = planner.strip
             order = case.layout.order(p.ndim)
             shape = (batch, p.in_channels, *sizes)
@@ -82,24 +81,22 @@ class GemmPlan(CpuPlan):
     def _fprop(self, n: slice, outputs: list[slice]) -> None:
         y = self._points_last(self.y[index(n, ..., *outputs)])
         windows = self._gather(n, outputs)
-        target = self._as_matrix(y)
-        in_place = np.shares_memory(target, self._stored)
-        if not in_place:
-            target = self._buffer(self._product, target.shape)
+        view = _as_matrix(y)
+        target = self._buffer(self._product, _matrix_shape(y)) if view is None else view
         np.matmul(self._w, windows, out=target)
         if self.bias is not None:
             self.finish(target, self.bias[:, :, None])
-        if not in_place:
+        if view is None:
             y[...] = self._from_matrix(target, y.shape)
 
     def _dgrad(self, n: slice, outputs: list[slice]) -> None:
         dy = self._dy_matrix(n, outputs)
         p = self.case.problem
         shape = (p.groups, self._w.shape[2], dy.shape[2])
-        if self._strip is None:
+        if self.planner.pointwise:
             dx = self._points_last(self.x[index(n, ..., *outputs)])
-            target = self._as_matrix(dx)
-            if np.shares_memory(target, self._stored):
+            target = _as_matrix(dx)
+            if target is not None:
                 np.matmul(self._w.swapaxes(1, 2), dy, out=target)
             else:
                 product = np.matmul(self._w.swapaxes(1, 2), dy, out=self._buffer(self._gathered, shape))
@@ -107,16 +104,18 @@ class GemmPlan(CpuPlan):
             return
         product = np.matmul(self._w.swapaxes(1, 2), dy, out=self._buffer(self._gathered, shape))
         windows = self._window_view(product, n, outputs)  # (n, g, c, taps…, outputs…)
-        strip, inside, source = self._strip_slices(n, outputs)
-        strip.fill(0)
+        under, inside, source = self._under(n, outputs)
+        if self._strip is not None:
+            under.fill(0)
         spatial = [slice(None)] * p.ndim
         for tap in itertools.product(*map(range, p.filter_size)):
             places = [
                 slice(r * a.dilation, r * a.dilation + (o.stop - o.start - 1) * a.stride + 1, a.stride)
                 for r, a, o in zip(tap, p.axes, outputs, strict=True)
             ]
-            strip[index(..., *places)] += windows[index(slice(None), slice(None), slice(None), *tap, *spatial)]
-        self.x[index(n, ..., *source)] += strip[index(..., *inside)]
+            under[index(..., *places)] += windows[index(slice(None), slice(None), slice(None), *tap, *spatial)]
+        if self._strip is not None:
+            self.x[index(n, ..., *source)] += under[index(..., *inside)]
 
     def _wgrad(self, n: slice, outputs: list[slice]) -> None:
         windows = self._gather(n, outputs)
@@ -125,20 +124,15 @@ class GemmPlan(CpuPlan):
     def _dy_matrix(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
         """A chunk of dy as (G, K/G, points): a view where it lies that way, else a copy."""
         dy = self._points_last(self.y[index(n, ..., *outputs)])
-        matrix = self._as_matrix(dy)
-        if matrix.base is None or not np.shares_memory(matrix, self.y):
-            copy = self._buffer(self._product, matrix.shape)
-            self._from_matrix(copy, dy.shape)[...] = dy
-            return copy
+        matrix = _as_matrix(dy)
+        if matrix is None:
+            matrix = self._buffer(self._product, _matrix_shape(dy))
+            self._from_matrix(matrix, dy.shape)[...] = dy
         return matrix
 
     def _points_last(self, block: NDArray[Any]) -> NDArray[Any]:
         """(n, G, channels, spatial…) as (G, channels, points…), the points in memory order."""
         return np.moveaxis(block, 0, 2 if self.planner.images_first else -1)
-
-    def _as_matrix(self, block: NDArray[Any]) -> NDArray[Any]:
-        """(G, channels, points…) as (G, channels, points)."""
-        return block.reshape(*block.shape[:2], math.prod(block.shape[2:]))
 
     @staticmethod
     def _from_matrix(matrix: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -151,9 +145,11 @@ class GemmPlan(CpuPlan):
             return used.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)
         return used.reshape(shape)
 
-    def _strip_slices(self, n: slice, outputs: list[slice]) -> tuple[NDArray[Any], list[slice], list[slice]]:
-        """The strip under a chunk, the part of it that lies inside the input, and that part of the input."""
-        assert self._strip is not None
+    def _under(self, n: slice, outputs: list[slice]) -> tuple[NDArray[Any], list[slice], list[slice]]:
+        """What the windows of a chunk lie on, the part of it that is inside the input, and that part of the input.
+
+        A strip of the padded input, or without padding the input itself.
+        """
         sizes, inside, source = [], [], []
         for axis, o in zip(self.case.problem.axes, outputs, strict=True):
             size = (o.stop - o.start - 1) * axis.stride + axis.reach + 1
@@ -162,27 +158,29 @@ class GemmPlan(CpuPlan):
             sizes.append(slice(0, size))
             inside.append(slice(first, max(first, stop)))
             source.append(slice(start + first, start + max(first, stop)))
+        if self._strip is None:
+            return self.x[index(n, ..., *source)], inside, source
         return self._strip[index(slice(0, n.stop - n.start), ..., *sizes)], inside, source
 
     def _gather(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
         """The windows of a chunk as (G, C/G·taps, points)."""
-        if self._strip is None:
+        if self.planner.pointwise:
             windows = self._points_last(self.x[index(n, ..., *outputs)])
-            matrix = self._as_matrix(windows)
-            if np.shares_memory(matrix, self.x):
-                return matrix
-            copy = self._buffer(self._gathered, matrix.shape)
-            self._from_matrix(copy, windows.shape)[...] = windows
-            return copy
+            matrix = _as_matrix(windows)
+            if matrix is None:
+                matrix = self._buffer(self._gathered, _matrix_shape(windows))
+                self._from_matrix(matrix, windows.shape)[...] = windows
+            return matrix
         p = self.case.problem
-        strip, inside, source = self._strip_slices(n, outputs)
-        strip.fill(0)
-        strip[index(..., *inside)] = self.x[index(n, ..., *source)]
+        under, inside, source = self._under(n, outputs)
+        if self._strip is not None:
+            under.fill(0)
+            under[index(..., *inside)] = self.x[index(n, ..., *source)]
         counts = [o.stop - o.start for o in outputs]
-        steps = strip.strides
+        steps = under.strides
         view = as_strided(  # (n, g, c, taps…, outputs…)
-            strip,
-            shape=(*strip.shape[:3], *p.filter_size, *counts),
+            under,
+            shape=(*under.shape[:3], *p.filter_size, *counts),
             strides=(
                 *steps[:3],
                 *(s * a.dilation for s, a in zip(steps[3:], p.axes, strict=True)),
@@ -190,7 +188,7 @@ class GemmPlan(CpuPlan):
             ),
             writeable=False,
         )
-        points = strip.shape[0] * math.prod(counts)
+        points = under.shape[0] * math.prod(counts)
         matrix = self._buffer(self._gathered, (p.groups, self._w.shape[2], points))
         self._window_view(matrix, n, outputs)[...] = view
         return matrix
@@ -208,3 +206,16 @@ class GemmPlan(CpuPlan):
         if self.planner.images_first:  # stored (g, c, taps…, n, outputs…)
             return np.moveaxis(matrix.reshape(p.groups, channels, *taps, images, *counts), 2 + p.ndim, 0)
         return np.moveaxis(matrix.reshape(p.groups, channels, *taps, *counts, images), -1, 0)
+
+
+def _matrix_shape(block: NDArray[Any]) -> tuple[int, int, int]:
+    """(G, channels, points) of a block (G, channels, points…)."""
+    return block.shape[0], block.shape[1], math.prod(block.shape[2:])
+
+
+def _as_matrix(block: NDArray[Any]) -> NDArray[Any] | None:
+    """A view (G, channels, points) of a block (G, channels, points…), or None where only a copy has that shape."""
+    try:
+        return np.reshape(block, _matrix_shape(block), copy=False)
+    except ValueError:
+        return None

@@ -109,8 +109,12 @@ class GemmPlanner:
     @cached_property
     def pointwise(self) -> bool:
         """Whether the input is the gathered matrix already."""
-        p = self.case.problem
-        return all(a.filter == 1 and a.stride == 1 and a.before == 0 and a.after == 0 for a in p.axes)
+        return all(a.filter == 1 and a.stride == 1 and a.before == 0 and a.after == 0 for a in self.case.problem.axes)
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether some window reaches into padding, so that chunks of the input are copied with zeros around them."""
+        return any(a.before > 0 or a.after > 0 for a in self.case.problem.axes)
 
     @property
     def images_first(self) -> bool:
@@ -128,7 +132,8 @@ class GemmPlanner:
         """Extents of one chunk of output points, in the order of `points`."""
         p = self.case.problem
         target = WGRAD_GATHER_BYTES if self.case.conv_pass is ConvPass.WGRAD else GATHER_BYTES
-        budget = max(1, target // (p.in_channels * math.prod(p.filter_size) * self.case.dtype.itemsize))
+        per_point = p.in_channels * math.prod(p.filter_size) + p.out_channels
+        budget = max(1, target // (per_point * self.case.dtype.itemsize))
         if self.pointwise and self.case.layout is Layout.NCHW and math.prod(p.output_size) >= 128:
             budget = min(budget, math.prod(p.output_size))  # one image's planes are a matrix as they lie
         return chunk_extents(self.points, budget)
@@ -152,10 +157,8 @@ class GemmPlanner:
         points = math.prod(self.box)
         gathered = points * p.in_channels * math.prod(p.filter_size)
         dy = points * p.out_channels
-        strip = p.in_channels * math.prod(self.strip)
+        strip = p.in_channels * math.prod(self.strip) if self.padded else 0
         product = math.prod(p.w_shape) if self.case.conv_pass is ConvPass.WGRAD else 0
-        if self.pointwise:
-            strip = 0
         return strip, gathered, dy + product
 
     @property
@@ -167,7 +170,7 @@ class GemmPlanner:
         """Gather, product and (dgrad) scatter."""
         p, size, chunks = self.case.problem, self.case.dtype.itemsize, self.chunks
         outputs = self.box[1:] if self.images_first else self.box[:-1]
-        padded = p.batch * p.in_channels  # elements of all strips
+        padded = p.batch * p.in_channels if self.padded else 0  # elements of all strips
         for axis, length in zip(p.axes, outputs, strict=True):
             count = pieces(axis.output, length)
             padded *= axis.stride * (axis.output - count) + count * (axis.reach + 1)
@@ -178,10 +181,10 @@ class GemmPlanner:
         flops = 2 * gathered * p.out_channels // p.groups + epilogue_flops(self.case)
         copied = Phase(name="gather", flops=0, bytes_read=(padded + gathered) * size,
                        bytes_written=(padded + gathered) * size, footprint_bytes=footprint,
-                       launches=2 * chunks)  # fmt: skip
+                       launches=(1 + 2 * self.padded) * chunks)  # fmt: skip
         scattered = Phase(name="scatter", flops=gathered + padded, bytes_read=(2 * gathered + 2 * padded) * size,
                           bytes_written=(gathered + 2 * padded) * size, footprint_bytes=footprint,
-                          launches=chunks * (math.prod(p.filter_size) + 1))  # fmt: skip
+                          launches=chunks * (math.prod(p.filter_size) + 2 * self.padded))  # fmt: skip
         read = {ConvPass.FPROP: gathered + chunks * filters, ConvPass.DGRAD: dy + chunks * filters,
                 ConvPass.WGRAD: gathered + dy + 2 * chunks * filters}  # fmt: skip
         written = {ConvPass.FPROP: dy, ConvPass.DGRAD: gathered, ConvPass.WGRAD: 2 * chunks * filters}
