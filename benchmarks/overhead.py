@@ -50,7 +50,7 @@ def start_up(repeats: int) -> None:
 
 
 def medians(repeats: int) -> None:
-    """convbench's rounds and a plain loop of as many launches, alternated in one process, one thread."""
+    """Rounds of convbench and a plain loop of as many launches, alternated in one process, one thread."""
     for label, problem in PROBLEMS.items():
         case = Case(suite="overhead", name="p", problem=problem, conv_pass=ConvPass.FPROP)
         plan = CpuBackend().plan(case, "gemm", Operands(problem, Dtype.FP32, 0), PlanOptions(threads=1))
@@ -72,8 +72,10 @@ def medians(repeats: int) -> None:
                         plan.run()
                         values.append(time.perf_counter() - start)
                     plain.append(median(values))
-        ratio = median(ours) / median(plain)
-        print(f"{label:24} convbench {1e6 * median(ours):9.2f} µs   plain loop {1e6 * median(plain):9.2f} µs   ratio {ratio:.3f}")
+        ours_us, plain_us = 1e6 * median(ours), 1e6 * median(plain)
+        print(
+            f"{label:24} convbench {ours_us:9.2f} µs   plain loop {plain_us:9.2f} µs   ratio {ours_us / plain_us:.3f}"
+        )
 
 
 def main() -> None:
