@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("numpy", "scipy", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend")
 VARIABLE_PREFIXES = ("OPENBLAS_", "OMP_", "MKL_", "BLIS_", "MALLOC_", "VECLIB_", "NUMEXPR_")
+OPTION = re.compile(r"--[^=/]*=|-[A-Za-z]=?")
+"""What may stand before a path in an argument: `--output=/tmp/x`, `-o/tmp/x`."""
+SEPARATOR = re.compile(r"([;,])" if os.name == "nt" else r"([:;,])")
+"""What may stand between paths, or between a path and a class; on Windows a colon follows a drive."""
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 PRESSURE = Path("/proc/pressure/cpu")
 
@@ -74,13 +79,19 @@ def relative_command(arguments: Sequence[str]) -> list[str]:
 
 def relative_path(text: str) -> str:
     """`text` without absolute paths: relative to the working directory where it lies below it, else the last part."""
-    head, separator, tail = text.rpartition("=") if text.startswith("-") else ("", "", text)
-    if not Path(tail).is_absolute():
+    option = OPTION.match(text)
+    head = option[0] if option else ""
+    return head + "".join(
+        _shortened(part) if index % 2 == 0 else part for index, part in enumerate(SEPARATOR.split(text[len(head) :]))
+    )
+
+
+def _shortened(text: str) -> str:
+    path = Path(text)
+    if not path.is_absolute():
         return text
-    path = Path(tail)
     here = Path.cwd()
-    shown = path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
-    return f"{head}{separator}{shown}"
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
 
 
 def _version(name: str) -> str | None:

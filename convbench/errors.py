@@ -13,6 +13,15 @@ class UnsupportedError(ConvbenchError):
     """A backend cannot do this case; the text becomes the row's reason."""
 
 
+def shown(value: object) -> str:
+    """`repr` for a message: short, and for whatever a file can hold."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of over 4300 digits, tables nested a thousand deep
+        return f"a value of type {type(value).__name__} too large to print"
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
 def unknown_name(kind: str, name: str, known: list[str], *, where: str = "") -> InputError:
     """An error for a name that is not in `known`, with the nearest of them first."""
     import difflib

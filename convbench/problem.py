@@ -6,13 +6,14 @@ machine learning: y[n, k, p] = Σ_c,r w[k, c, r] · x[n, c, p·stride + r·dilat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from convbench.errors import InputError
+from convbench.errors import InputError, shown
 
 MAX_EXTENT = 2**31 - 1
 """Largest extent accepted: what the 32-bit integers of every convolution library hold."""
@@ -138,17 +139,17 @@ class Axis:
 
 def _integer(name: str, value: object, lowest: int | None, highest: int = MAX_EXTENT) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name} must be an integer, got {value!r}")
+        raise InputError(f"{name} must be an integer, got {shown(value)}")
     if lowest is not None and value < lowest:
-        raise InputError(f"{name} must be >= {lowest}, got {value}")
+        raise InputError(f"{name} must be >= {lowest}, got {shown(value)}")
     if abs(value) > highest:
-        raise InputError(f"{name} must be at most {highest} in size, got {value}")
+        raise InputError(f"{name} must be at most {highest} in size, got {shown(value)}")
     return value
 
 
 def _per_axis(name: str, value: object, ndim: int, lowest: int) -> tuple[int, ...]:
     if not isinstance(value, Sequence) or len(value) != ndim:
-        raise InputError(f"{name} must have {ndim} entries, one per spatial axis, got {value!r}")
+        raise InputError(f"{name} must have {ndim} entries, one per spatial axis, got {shown(value)}")
     return tuple(_integer(f"{name}_{axis}", v, lowest) for axis, v in zip(AXIS_NAMES[ndim], value, strict=True))
 
 
@@ -188,18 +189,22 @@ class Problem:
             if getattr(self, name) % self.groups:
                 raise InputError(f"{name} must be a multiple of groups ({self.groups}), got {getattr(self, name)}")
         if not isinstance(self.input_size, Sequence) or len(self.input_size) not in AXIS_NAMES:
-            raise InputError(f"input_size must have 1, 2 or 3 entries, got {self.input_size!r}")
+            raise InputError(f"input_size must have 1, 2 or 3 entries, got {shown(self.input_size)}")
         ndim = len(self.input_size)
         for name in ("input_size", "filter_size", "stride", "dilation"):
-            value = getattr(self, name) or ((1,) * ndim if name in {"stride", "dilation"} else ())
+            value = getattr(self, name)
+            if value == () and name in {"stride", "dilation"}:
+                value = (1,) * ndim
             object.__setattr__(self, name, _per_axis(name, value, ndim, 1))
-        padding = self.padding or ((0, 0),) * ndim
+        padding = ((0, 0),) * ndim if self.padding == () else self.padding
         if not isinstance(padding, Sequence) or len(padding) != ndim:
-            raise InputError(f"padding must have {ndim} pairs (before, after), one per spatial axis, got {padding!r}")
+            raise InputError(
+                f"padding must have {ndim} pairs (before, after), one per spatial axis, got {shown(padding)}"
+            )
         pairs = []
         for axis, pair in zip(AXIS_NAMES[ndim], padding, strict=True):
             if not isinstance(pair, Sequence) or len(pair) != 2:
-                raise InputError(f"padding_{axis} must be a pair (before, after), got {pair!r}")
+                raise InputError(f"padding_{axis} must be a pair (before, after), got {shown(pair)}")
             pairs.append(
                 (_integer(f"padding_{axis} before", pair[0], 0), _integer(f"padding_{axis} after", pair[1], None))
             )
@@ -289,7 +294,7 @@ class Case:
         repeat: how often the problem occurs in its network.
 
     Raises:
-        InputError: an epilogue with a pass other than fprop.
+        InputError: an epilogue with a pass other than fprop, or a math mode that does not go with the dtype.
     """
 
     suite: str
@@ -303,6 +308,9 @@ class Case:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        if (self.dtype, self.math_mode) not in PRECISIONS.values():
+            allowed = ", ".join(f"{dtype} with {math_mode}" for dtype, math_mode in PRECISIONS.values())
+            raise InputError(f"math mode {self.math_mode} does not go with dtype {self.dtype}; allowed: {allowed}")
         if self.epilogue is not Epilogue.NONE and self.conv_pass is not ConvPass.FPROP:
             raise InputError(f"epilogue {self.epilogue} belongs to fprop; {self.conv_pass} takes none")
 
@@ -331,7 +339,9 @@ class Case:
             if self.conv_pass is ConvPass.WGRAD:
                 taps *= axis.output
             elif self.conv_pass is ConvPass.DGRAD:
-                taps *= min(axis.output, -(-axis.filter // axis.stride) if axis.dilation == 1 else axis.filter)
+                # taps that meet in one element lie stride/gcd apart, the outputs that they belong to dilation/gcd
+                common = math.gcd(axis.stride, axis.dilation)
+                taps *= min(-(-axis.filter * common // axis.stride), -(-axis.output * common // axis.dilation))
             else:
                 taps *= axis.filter
         others = {

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from convbench.backends import Sample
 from convbench.errors import ConvbenchError, InputError
-from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.problem import PRECISIONS, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.stats import median, median_interval
 from convbench.timing import Round
 from convbench.work import Work, nominal_flops
@@ -89,6 +89,8 @@ class RowKey:
         }
         for name, make in enums.items():
             case[name] = make(case[name])
+        if (case["dtype"], case["math_mode"]) not in PRECISIONS.values():
+            raise InputError(f"no precision has dtype {case['dtype']} and math mode {case['math_mode']}")
         return cls(**{**fields, "case": Case(problem=Problem.from_dict(problem), **case)})
 
 
@@ -254,9 +256,10 @@ class Journal:
             InputError: it cannot be written.
         """
         try:
-            os.truncate(path, end)
             with path.open("rb+") as file:
-                if end and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                file.truncate(end)
+                file.seek(max(0, end - 1))
+                if file.read(1) not in {b"", b"\n"}:
                     file.write(b"\n")  # the last line is whole but for its end
             return cls(path.open("a", encoding="utf-8"))
         except OSError as error:
@@ -331,7 +334,8 @@ def fold(content: bytes, where: str) -> Run:
         end += len(line) + 1
     if header is None:
         raise InputError(f"{where} holds no run: it has no header line")
-    latest = {row.key: row for row in rows.values()}  # a resumed run measures an unfinished row anew
+    # In the order asked for; a resumed run measures an unfinished row anew, in its old place.
+    latest = {row.key: row for _, row in sorted(rows.items())}
     return Run(header, tuple(latest.values()), tuple(canaries), note, min(end, len(content)), max(rows, default=-1) + 1)
 
 

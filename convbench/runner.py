@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.backends import AUTO, Backend, BackendSpec, Candidate, Plan, PlanOptions
-from convbench.errors import InputError, UnsupportedError, unknown_name
+from convbench.errors import ConvbenchError, InputError, UnsupportedError, unknown_name
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import Row, RowKey, Status, canary_line, case_line, failure_line, round_line
 from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave
@@ -123,25 +123,44 @@ def tasks(cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int) -> 
     """Every case on every backend and algorithm asked for, in that order.
 
     Raises:
-        InputError: a backend has no algorithm of the name asked for.
+        InputError: a backend has no algorithm of the name asked for, or fails where it is asked what it can do.
     """
     found: list[Task] = []
     seen: set[RowKey] = set()
-    reasons = [spec.backend.probe() for spec in specs]
-    devices = ["" if reason else spec.backend.device().name for spec, reason in zip(specs, reasons, strict=True)]
+    reasons = [_ask(spec.backend, "probe") for spec in specs]
+    devices = ["" if reason else _ask(spec.backend, "device").name for spec, reason in zip(specs, reasons, strict=True)]
     for case in cases:
         for spec, unavailable, device in zip(specs, reasons, devices, strict=True):
-            candidates = {c.algorithm: c for c in spec.backend.algorithms(case)}
-            if spec.algorithm is not None and spec.algorithm not in candidates:
-                where = f" of backend {spec.backend.name}"
-                raise unknown_name("algorithm", spec.algorithm, list(candidates), where=where)
-            names = [spec.algorithm] if spec.algorithm else [name for name in candidates if name != AUTO]
+            offered = candidates(spec, case)
+            names = [spec.algorithm] if spec.algorithm else [name for name in offered if name != AUTO]
             for name in names:
                 key = RowKey(case=case, backend=spec.backend.name, algorithm=name, device=device, threads=threads)
                 if key not in seen:
                     seen.add(key)
-                    found.append(Task(len(found), key, spec.backend, candidates[name], unavailable))
+                    found.append(Task(len(found), key, spec.backend, offered[name], unavailable))
     return found
+
+
+def candidates(spec: BackendSpec, case: Case) -> dict[str, Candidate]:
+    """What the backend offers for a case, by name of the algorithm.
+
+    Raises:
+        InputError: it has no algorithm of the name asked for.
+    """
+    found: dict[str, Candidate] = {c.algorithm: c for c in _ask(spec.backend, "algorithms", case)}
+    if spec.algorithm is not None and spec.algorithm not in found:
+        raise unknown_name("algorithm", spec.algorithm, list(found), where=f" of backend {spec.backend.name}")
+    return found
+
+
+def _ask(backend: Backend, method: str, *arguments: Any) -> Any:
+    try:
+        return getattr(backend, method)(*arguments)
+    except ConvbenchError:
+        raise
+    except Exception as error:  # a backend from a file may be anything
+        name = getattr(backend, "name", type(backend).__name__)
+        raise InputError(f"backend {name} cannot be used: {describe(error)}") from error
 
 
 def operand_bytes(case: Case) -> int:
@@ -213,10 +232,14 @@ def run(found: Sequence[Task], options: RunOptions, spent: Spent | None = None) 
 
 
 def _refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
+    from convbench.operands import NUMPY_DTYPES
+
     if task.unavailable:
         return Status.UNAVAILABLE, task.unavailable
     if task.candidate.reason:
         return Status.UNSUPPORTED, task.candidate.reason
+    if task.case.dtype not in NUMPY_DTYPES:
+        return Status.UNSUPPORTED, f"operands of {task.case.dtype} cannot be made: NumPy has no such type"
     if task.memory_bytes > max_memory:
         parts = f"operands {format_bytes(operand_bytes(task.case))}, plan {format_bytes(task.candidate.memory_bytes)}"
         return Status.SKIPPED, (

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 METHOD_VERSION = 1
 """Version of docs/method.md: raised when a change there makes numbers differ from those of earlier runs."""
 
+HEADER_START = b'{"type":"header"'
+
 
 def header(
     found: Sequence[Task], options: RunOptions, suites: Sequence[Suite], arguments: Sequence[str]
@@ -65,14 +67,18 @@ def resume(path: Path, new: dict[str, Any], found: Sequence[Task]) -> tuple[Jour
     Raises:
         InputError: the file is damaged, or was measured under other conditions; the text says which.
     """
-    content = path.read_bytes() if path.is_file() else b""
-    if b"\n" not in content and (not content or content.startswith(b'{"type":"header"')):
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if b"\n" not in content and HEADER_START.startswith(content[: len(HEADER_START)]):
         return Journal.create(path, new, force=True), list(found)
     done = read_run(path)
     old_conditions, new_conditions = _conditions(done.header), _conditions(new)
     for name, value in new_conditions.items():
-        if old_conditions[name] != value:
-            raise InputError(f"{path} cannot be resumed: its {name} was {old_conditions[name]}, now {value}")
+        old = old_conditions.get(name)
+        if old != value:
+            raise InputError(f"{path} cannot be resumed: its {name} was {old}, now {value}")
     finished = {row.key for row in done.rows if row.status is not Status.PARTIAL}
     todo = [task for task in found if task.key not in finished]
     return Journal.reopen(path, done.end), [replace(task, index=done.next_row + i) for i, task in enumerate(todo)]
@@ -111,6 +117,8 @@ def measuring_lock(say: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             say("waiting for another convbench run on this machine to finish")
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            say(f"warning: no measuring lock ({error.strerror}): other runs may disturb this one")
         yield
     finally:
         os.close(file)

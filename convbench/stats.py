@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import lru_cache
 from statistics import median
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 def _rank(count: int, confidence: float) -> int:
     """Largest k with 2·P(Binomial(count, ½) < k) ≤ 1 − confidence."""
     tail, rank = 0, 0
-    allowed = (1 - confidence) / 2 * 2**count
+    allowed = Fraction(1 - confidence) / 2 * 2**count  # a float would overflow from 1024 values on
     while rank < count / 2 and (tail := tail + math.comb(count, rank)) <= allowed:
         rank += 1
     return rank

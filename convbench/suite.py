@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbench.errors import InputError, unknown_name
+from convbench.errors import InputError, shown, unknown_name
 from convbench.problem import MAX_EXTENT, Problem
 
 if TYPE_CHECKING:
@@ -108,11 +108,14 @@ def parse_suite(content: bytes, where: str) -> Suite:
     """
     try:
         table = tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not UTF-8, not TOML, an integer of over 4300 digits, nested too deep
         raise InputError(f"{where}: not valid TOML: {error}") from None
     _check_keys(table, _TOP_KEYS, where)
     if type(table.get("schema")) is not int or table["schema"] != SCHEMA:
-        raise InputError(f"{where}: schema must be {SCHEMA}, got {table.get('schema')!r}")
+        raise InputError(f"{where}: schema must be {SCHEMA}, got {shown(table.get('schema'))}")
     name = _name(table, where)
     defaults = _table(table.get("defaults", {}), f"{where}: [defaults]")
     _check_keys(defaults, _DEFAULT_KEYS, f"{where}: [defaults]")
@@ -127,7 +130,7 @@ def parse_suite(content: bytes, where: str) -> Suite:
         problems[problem.name] = problem
     notes = table.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise InputError(f"{where}: notes must be a list of strings, got {notes!r}")
+        raise InputError(f"{where}: notes must be a list of strings, got {shown(notes)}")
     return Suite(
         name=name,
         title=_typed(table, "title", str, name, where),
@@ -147,7 +150,7 @@ def _check_keys(table: Mapping[str, Any], allowed: set[str], where: str) -> None
 
 def _table(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{where} must be a table, got {value!r}")
+        raise InputError(f"{where} must be a table, got {shown(value)}")
     return value
 
 
@@ -155,7 +158,7 @@ def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any, where: 
     value = table.get(key, default)
     if value is not default and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
         kinds = {str: "a string", int: "an integer", bool: "true or false"}
-        raise InputError(f"{where}: {key} must be {kinds[kind]}, got {value!r}")
+        raise InputError(f"{where}: {key} must be {kinds[kind]}, got {shown(value)}")
     return value
 
 
@@ -163,7 +166,7 @@ def _name(table: Mapping[str, Any], where: str) -> str:
     name = table.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(
-            f"{where}: name must be letters, digits and _ . + -, starting with one of the first; got {name!r}"
+            f"{where}: name must be letters, digits and _ . + -, starting with one of the first; got {shown(name)}"
         )
     return name
 
@@ -181,15 +184,15 @@ def _problem(entry: dict[str, Any], defaults: dict[str, Any], where: str) -> Sui
         expected = values.get("output_size")
         stated = problem.output_size if expected is None else _broadcast("output_size", expected, problem.ndim)
         if stated != problem.output_size or any(type(extent) is not int for extent in stated):
-            raise InputError(f"output_size is {list(problem.output_size)}, but the file says {expected!r}")  # noqa: TRY301
+            raise InputError(f"output_size is {list(problem.output_size)}, but the file says {shown(expected)}")  # noqa: TRY301
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     repeat = _typed(values, "repeat", int, 1, where)
     if not 1 <= repeat <= MAX_EXTENT:
-        raise InputError(f"{where}: repeat must be from 1 to {MAX_EXTENT}, got {repeat}")
+        raise InputError(f"{where}: repeat must be from 1 to {MAX_EXTENT}, got {shown(repeat)}")
     confidence = values.get("confidence")
     if confidence is not None and confidence not in CONFIDENCES:
-        raise InputError(f"{where}: confidence must be one of {', '.join(CONFIDENCES)}; got {confidence!r}")
+        raise InputError(f"{where}: confidence must be one of {', '.join(CONFIDENCES)}; got {shown(confidence)}")
     note = _typed(values, "note", str, "", where)
     gate = _gate(values.get("gate", {}), f"{where}: gate")
     return SuiteProblem(name=name, problem=problem, repeat=repeat, confidence=confidence, note=note, gate=gate)
@@ -200,7 +203,7 @@ def _gate(value: object, where: str) -> Gate:
     _check_keys(table, _GATE_KEYS, where)
     effect = table.get("min_effect")
     if effect is not None and (isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect < 1):
-        raise InputError(f"{where}: min_effect must be a fraction between 0 and 1, got {effect!r}")
+        raise InputError(f"{where}: min_effect must be a fraction between 0 and 1, got {shown(effect)}")
     return Gate(
         min_effect=effect,
         enabled=_typed(table, "enabled", bool, True, where),
@@ -211,7 +214,7 @@ def _gate(value: object, where: str) -> Gate:
 def _broadcast(name: str, value: object, ndim: int) -> tuple[Any, ...]:
     if isinstance(value, list):
         if len(value) != ndim:
-            raise InputError(f"{name} must be one value or {ndim}, got {value!r}")
+            raise InputError(f"{name} must be one value or {ndim}, got {shown(value)}")
         return tuple(value)
     return (value,) * ndim
 
@@ -220,11 +223,11 @@ def _shape(values: dict[str, Any]) -> Problem:
     """A Problem from values given as one scalar, or one per axis; where all are scalars the problem is 2-D."""
     spatial = ("input_size", "filter_size", "stride", "dilation", "padding")
     lists = {key: len(values[key]) for key in spatial if isinstance(values.get(key), list)}
-    ndim = next(iter(lists.values()), 2)
+    key, ndim = next(iter(lists.items()), ("", 2))
     if ndim == 1 and not lists.keys() & {"input_size", "filter_size"}:
         raise InputError("a 1-D problem needs a list for input_size or filter_size, such as input_size = [1014]")
     if not 1 <= ndim <= 3:
-        raise InputError(f"a problem has 1, 2 or 3 spatial axes, got {ndim}")
+        raise InputError(f"{key} must be one value or a list of 1, 2 or 3, got {shown(values[key])}")
     fields: dict[str, Any] = {key: values[key] for key in values.keys() - set(spatial)}
     for key in spatial[:-1]:
         if key in values:
@@ -235,7 +238,9 @@ def _shape(values: dict[str, Any]) -> Problem:
             fields["padding"] = _same_padding(fields, ndim)
         return Problem(**fields)  # which says what is wrong with the others
     if isinstance(padding, str):
-        raise InputError(f'padding must be an integer, one per axis, [before, after] pairs or "same"; got {padding!r}')
+        raise InputError(
+            f'padding must be an integer, one per axis, [before, after] pairs or "same"; got {shown(padding)}'
+        )
     fields["padding"] = tuple(tuple(p) if isinstance(p, list) else (p, p) for p in _broadcast("padding", padding, ndim))
     return Problem(**fields)
 

@@ -191,7 +191,9 @@ class FakePlan:
             raise self.behaviour.run_error
         self._output[...] = self._result
         seconds = self.behaviour.seconds
-        self.device.advance(seconds if isinstance(seconds, float) else seconds[self._runs % len(seconds)])
+        if not isinstance(seconds, int | float):
+            seconds = seconds[(self._runs - 1) % len(seconds)]
+        self.device.advance(seconds)
 
     def poison(self) -> None:
         """Fills the output with NaN."""

@@ -21,7 +21,7 @@ _SIZES = {"": 1, "B": 1} | {
 }
 _SIZES["KiB"] = _SIZES["kiB"]
 _SIZES["KB"] = _SIZES["kB"]
-_DURATIONS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0, "h": 3600.0}
+_DURATIONS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-zµ%]*)\s*")
 
 
@@ -31,13 +31,18 @@ def significant(value: float, digits: int = 3) -> str:
         return str(value)
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.996 is 10.0
+    return f"{value:.{max(0, digits - 1 - exponent)}f}"
+
+
+def _rounded(value: float, digits: int) -> float:
+    """`value` to `digits` significant digits: what decides its prefix, so that 999.9996 MB is 1.00 GB."""
+    return float(f"{value:.{digits - 1}e}")
 
 
 def format_si(value: float, unit: str, digits: int = 3) -> str:
     """`value` with an SI prefix; 1e9 with unit "B/s" is "1.00 GB/s"."""
-    scale, prefix = next(((s, p) for s, p in _SI if abs(value) >= s), _SI[-1])
+    scale, prefix = next(((s, p) for s, p in _SI if abs(_rounded(value, digits)) >= s), _SI[-1])
     return f"{significant(value / scale, digits)} {prefix}{unit}"
 
 
@@ -48,7 +53,7 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 def format_time(seconds: float, digits: int = 3) -> str:
     """A time with its unit; 0.00123 is "1.23 ms"."""
-    scale, unit = time_unit(seconds)
+    scale, unit = time_unit(_rounded(seconds, digits))
     return f"{significant(seconds / scale, digits)} {unit}"
 
 
@@ -77,7 +82,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         InputError: not a positive size.
     """
-    return max(1, int(_parse(text, _SIZES, "size", "8GiB")))
+    return max(1, round(_parse(text, _SIZES, "size", "8GiB")))
 
 
 def parse_duration(text: str) -> float:
@@ -93,6 +98,9 @@ def parse_fraction(text: str) -> float:
     """The fraction of "1%" or "0.01".
 
     Raises:
-        InputError: not a positive fraction.
+        InputError: not a fraction above 0 and below 1.
     """
-    return _parse(text, {"%": 0.01, "": 1.0}, "fraction", "1%")
+    value = _parse(text, {"%": 0.01, "": 1.0}, "fraction", "1%")
+    if value >= 1:
+        raise InputError(f"fraction must be below 100%, got {text!r}")
+    return value

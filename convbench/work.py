@@ -114,8 +114,13 @@ def compulsory_bytes(case: Case) -> int:
 
 
 def no_reuse_bytes(case: Case) -> int:
-    """Bytes without caching or reuse: two operand loads per multiply-add, each result written once."""
-    return (2 * nominal_macs(case.problem) + math.prod(case.output_shape)) * case.dtype.itemsize
+    """Bytes without caching or reuse: two operand loads per multiply-add, each result written once.
+
+    A bias is loaded once per output.
+    """
+    outputs = math.prod(case.output_shape)
+    biases = outputs if case.epilogue is not Epilogue.NONE else 0
+    return (2 * nominal_macs(case.problem) + outputs + biases) * case.dtype.itemsize
 
 
 def epilogue_flops(case: Case) -> int:

@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConvbenchError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(" ".join(str(error).splitlines())) from error
         except KeyboardInterrupt:
             ctx.exit(130)
 

@@ -132,20 +132,21 @@ def algorithms(suite: str, specs: tuple[str, ...], output_format: str, **choice:
     Example:
       convbench list algorithms alexnet -b cpu --pass fprop
     """
-    from convbench.backends import available, load, parse_backend
+    from convbench.backends import BackendSpec, available, load, parse_backend
+    from convbench.runner import candidates
     from convbench.suite import load_suite
 
     chosen = [parse_backend(text) for text in specs]
-    found = [spec.backend for spec in chosen] or [b for entry in available().values() if (b := load(entry))]
+    chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry))]
     cases: list[Case] = selection(**choice).cases([load_suite(suite)])  # type: ignore[arg-type]
     rows = [
         {"problem": case.name, "pass": case.conv_pass, "dtype": case.precision, "layout": case.layout_name,
-         "epilogue": case.epilogue, "backend": backend.name, "algorithm": candidate.algorithm,
+         "epilogue": case.epilogue, "backend": spec.backend.name, "algorithm": candidate.algorithm,
          "memory_bytes": candidate.memory_bytes if candidate.reason is None else None, "reason": candidate.reason}
         for case in cases
-        for backend in found
-        for candidate in backend.algorithms(case)
-        if not chosen or any(s.backend is backend and s.algorithm in {None, candidate.algorithm} for s in chosen)
+        for spec in chosen
+        for candidate in candidates(spec, case).values()
+        if spec.algorithm in {None, candidate.algorithm}
     ]  # fmt: skip
     columns = [
         Column(key="problem", header="problem"), Column(key="pass", header="pass"),

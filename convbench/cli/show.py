@@ -33,6 +33,7 @@ def command(run: Path, view: str | None, output_format: str) -> None:
         tables.append(totals)
     if view == "backend":
         tables.append(backends_table(found))
-    print_tables(tables, output_format)
     if not tables:
         click.echo("no row has a time", err=True)
+    if tables or output_format == "json":
+        print_tables(tables, output_format)

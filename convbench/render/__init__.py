@@ -24,6 +24,8 @@ class Column:
     right: bool = False
     hidden: bool = False
     """Left out of the text formats, kept in JSON and CSV."""
+    text_only: bool = False
+    """Left out of JSON and CSV, which have the values that it is made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,10 @@ class Table:
         """One value as text."""
         value = row.get(column.key)
         return "–" if value is None else column.show(value)
+
+    def raw(self) -> list[Column]:
+        """Columns of JSON and CSV."""
+        return [column for column in self.columns if not column.text_only]
 
 
 def render(tables: Sequence[Table], output_format: str, *, width: int | None = None, color: bool = False) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def render_json(tables: Sequence[Table]) -> str:
     """One object with a list of rows per table, values raw and in SI units."""
-    content = {table.key: [{c.key: row.get(c.key) for c in table.columns} for row in table.rows] for table in tables}
+    content = {table.key: [{c.key: row.get(c.key) for c in table.raw()} for row in table.rows] for table in tables}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -23,9 +23,10 @@ def render_csv(table: Table) -> str:
     """A header and one line per row, values raw and in SI units."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.key for column in table.columns])
+    columns = table.raw()
+    writer.writerow([column.key for column in columns])
     for row in table.rows:
-        writer.writerow([row.get(column.key) for column in table.columns])
+        writer.writerow([row.get(column.key) for column in columns])
     return text.getvalue()
 
 
@@ -48,4 +49,4 @@ def _escape(text: str) -> str:
     """Names and notes come from files: they are text, never markup."""
     for character in "\\`*_{}[]<>|":
         text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
+    return " ".join(text.splitlines())

@@ -105,7 +105,7 @@ def rows_table(run: Run) -> Table:
     shown = {
         key
         for key, value in usual.items()
-        if len(found := {f[key] for f in facts}) > 1 or found - {value, facts[0]["suite"]}
+        if len(found := {f[key] for f in facts}) > 1 or (key != "suite" and found - {value})
     }
     columns = [
         Column(key="suite", header="suite", hidden="suite" not in shown),
@@ -114,8 +114,8 @@ def rows_table(run: Run) -> Table:
         Column(key="dtype", header="dtype", hidden="dtype" not in shown),
         Column(key="layout", header="layout", hidden="family" not in shown),
         Column(key="epilogue", header="epilogue", hidden="epilogue" not in shown),
-        Column(key="name", header="algorithm"),
-        Column(key="shown_time", header="time", right=True),
+        Column(key="name", header="algorithm", text_only=True),
+        Column(key="shown_time", header="time", right=True, text_only=True),
         Column(key="half_width", header="±", show=_percent, right=True),
         Column(key="times_fastest", header="× best", show=lambda v: f"{v:.2f}", right=True),
         Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True),
@@ -151,7 +151,7 @@ def _notes(run: Run) -> list[str]:
         notes.append(f"and {hidden} more rows without a time; --format json lists them all")
     unfinished = sum(row.status is Status.PARTIAL for row in rows)
     if unfinished:
-        notes.append(f"{unfinished} rows are partial: the run ended before they were finished; --resume continues it")
+        notes.append(f"{unfinished} of {len(rows)} rows are partial: the run ended too early; --resume continues it")
     if any(row.time_s is not None and row.interval_s is None for row in rows):
         notes.append("no ± where --max-time allowed fewer than 6 rounds, too few for an interval")
     timed = [row for row in rows if row.rounds]
