@@ -102,10 +102,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the runner is about to do for row `index`; not part of the journal."""
+    """What the runner does with row `index`, and which share of that is done; not part of the journal."""
 
     index: int
     doing: str
+    share: float = 0.0
 
 
 @dataclass(slots=True)
@@ -261,13 +262,13 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
 
     timers: dict[int, RowTimer] = {}
     operands: dict[tuple[Problem, Dtype], Operands] = {}
-    by_index = {task.index: task for task in group}
     last = {task.operands_id: task.index for task in group}
     device = group[0].backend.device() if group else None
     for task in group:
         yield Progress(task.index, "verify")
-        shared = operands.setdefault(task.operands_id, Operands(task.case.problem, task.case.dtype, options.seed))
-        row, plan = _prepare(task, shared, options, spent)
+        if task.operands_id not in operands:
+            operands[task.operands_id] = Operands(task.case.problem, task.case.dtype, options.seed)
+        row, plan = _prepare(task, operands[task.operands_id], options, spent)
         if last[task.operands_id] == task.index:
             del operands[task.operands_id]  # the plans hold what they need
         yield case_line(task.index, row)
@@ -281,20 +282,22 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
                 spent.canaries += event.spent_s
                 yield canary_line(event.index, event.seconds)
             else:
-                yield from _measured_lines(event, by_index)
+                timer = timers[event.row]
+                yield from _measured_lines(event, timer.spent_s / options.timing.max_time_s)
     finally:
         spent.warmup += sum(timer.warmup_s for timer in timers.values())
         spent.samples += sum(timer.spent_s for timer in timers.values())
 
 
-def _measured_lines(event: Measured, by_index: dict[int, Task]) -> Iterator[dict[str, Any] | Progress]:
+def _measured_lines(event: Measured, share: float) -> Iterator[dict[str, Any] | Progress]:
     if event.round is None:
         assert event.error is not None
         status = Status.OUT_OF_MEMORY if isinstance(event.error, MemoryError) else Status.FAILED
         yield failure_line(event.row, status, describe(event.error))
-        return
-    yield round_line(event.row, event.index, event.round, event.stop)
-    yield Progress(event.row, "done" if event.stop else "time")
+    else:
+        yield round_line(event.row, event.index, event.round, event.stop)
+    finished = event.round is None or event.stop is not None
+    yield Progress(event.row, "time", 1.0 if finished else min(1.0, share))
 
 
 def _prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) -> tuple[Row, Plan | None]:

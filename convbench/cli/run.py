@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from convbench.backends import BackendSpec
     from convbench.result import Run
-    from convbench.runner import Task
+    from convbench.runner import RunOptions, Task
     from convbench.suite import Suite
 
 
@@ -62,6 +62,7 @@ def command(
       convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
       convbench run my-suite.toml -b ./mykernel.py:MyBackend --pass fprop -o result.jsonl
     """
+    started = time.perf_counter()
     from convbench.machine import available_memory_bytes
     from convbench.runner import RunOptions, tasks
     from convbench.suite import load_suite
@@ -84,7 +85,9 @@ def command(
         _show_tasks(found, options.max_memory, output_format)
         return
     path = output or Path("runs") / f"{'+'.join(s.name for s in loaded)[:60]}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    _measure(found, options, loaded, path, resume=resume, force=force, quiet=quiet, output_format=output_format)
+    _measure(
+        found, options, loaded, path, started, resume=resume, force=force, quiet=quiet, output_format=output_format
+    )
 
 
 def _backends(texts: tuple[str, ...]) -> list[BackendSpec]:
@@ -121,15 +124,14 @@ def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
 
 
 def _measure(
-    found: list[Task], options: Any, suites: list[Suite], path: Path, *, resume: bool, force: bool, quiet: bool,
-    output_format: str,
+    found: list[Task], options: RunOptions, suites: list[Suite], path: Path, started: float, *, resume: bool,
+    force: bool, quiet: bool, output_format: str,
 ) -> None:  # fmt: skip
     from convbench import session
     from convbench.render.results import rows_table, totals_table
     from convbench.result import BROKEN, Journal, read_run
     from convbench.runner import Progress, Spent, run
 
-    started = time.perf_counter()
     header = session.header(found, options, suites, sys.argv[1:])
     for warning in session.warnings(header):
         click.echo(f"warning: {warning}", err=True)
@@ -182,28 +184,27 @@ def _progress(todo: list[Task], quiet: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
     names = {task.index: task.key.label() for task in todo}
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    # Redrawn twice a second by our own calls, never by a thread beside a measurement.
+    done: dict[tuple[str, int], float] = {}
+    # Redrawn by our own calls between measurements, never by a thread beside one.
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
-        verified = progress.add_task("verify", total=len(todo))
-        finished = progress.add_task("time", total=len(todo))
+        bars = {doing: progress.add_task(doing, total=len(todo)) for doing in ("verify", "time")}
         drawn = 0.0
 
         def show(event: Any) -> None:
             nonlocal drawn
-            bar = verified if event.doing == "verify" else finished
-            progress.update(bar, description=f"{'verify' if bar == verified else 'time  '} {names[event.index]}")
-            if event.doing in {"verify", "done"}:
-                progress.advance(bar)
+            done[event.doing, event.index] = 1.0 if event.doing == "verify" else event.share
+            completed = sum(share for (doing, _), share in done.items() if doing == event.doing)
+            progress.update(bars[event.doing], completed=completed, description=f"{event.doing:6} {names[event.index]}")
             if time.perf_counter() - drawn > 0.5:
                 progress.refresh()
                 drawn = time.perf_counter()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 LEGEND = (
-    "± half the 95 % interval of the median · eff. 2·multiply-adds of the definition / time · exec. flops that the "
-    "algorithm executes / time · flop/B executed per byte it moves · error RMS against float64"
+    "time: median, ± half its 95 % interval; error: RMS, against float64",
+    "eff.: 2·multiply-adds of the definition / time; exec.: flops executed / time; flop/B: executed per byte moved",
 )
 
 
@@ -145,7 +145,7 @@ def rows_table(run: Run) -> Table:
 def _notes(run: Run) -> list[str]:
     rows = run.rows
     reasons = [f"{row.key.label()}: {row.status}: {row.reason}" for row in rows if row.reason]
-    notes = [LEGEND, *reasons[:20]]
+    notes = [*LEGEND, *reasons[:20]]
     hidden = len(reasons) - 20
     if hidden > 0:
         notes.append(f"and {hidden} more rows without a time; --format json lists them all")
@@ -153,7 +153,7 @@ def _notes(run: Run) -> list[str]:
     if unfinished:
         notes.append(f"{unfinished} of {len(rows)} rows are partial: the run ended too early; --resume continues it")
     if any(row.time_s is not None and row.interval_s is None for row in rows):
-        notes.append("no ± where --max-time allowed fewer than 6 rounds, too few for an interval")
+        notes.append("no ± where there were fewer than 6 rounds, too few for an interval")
     timed = [row for row in rows if row.rounds]
     disturbed = sum(row.disturbed_rounds for row in timed)
     total = sum(len(row.rounds) for row in timed)

@@ -30,7 +30,7 @@ def render_table(table: Table, *, width: int | None = None, color: bool = False)
         )
     text = io.StringIO()
     console = Console(
-        file=text, width=width or 400, markup=False, highlight=False, force_terminal=color, no_color=not color,
+        file=text, width=width or 100_000, markup=False, highlight=False, force_terminal=color, no_color=not color,
         color_system="standard" if color else None, legacy_windows=False,
     )  # fmt: skip
     if table.title:
