@@ -1,0 +1,753 @@
+"""The journal: what is written is what is read; what is damaged is one clear error."""
+
+import errno
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convbench.backends import Sample
+from convbench.errors import ConvbenchError, InputError
+from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.render import render
+from convbench.render.results import backends_table, rows_table, totals_table
+from convbench.result import (
+    BROKEN,
+    SCHEMA_VERSION,
+    UPGRADES,
+    Journal,
+    Row,
+    RowKey,
+    Status,
+    canary_line,
+    case_line,
+    failure_line,
+    fold,
+    read_run,
+    round_line,
+)
+from convbench.timing import Round
+from convbench.work import Phase, Work
+
+GOLDEN = Path(__file__).parent / "data" / "run-v1.jsonl"
+"""A run of schema version 1, written once by hand; never regenerated."""
+CONTENT = GOLDEN.read_bytes()
+LINES = CONTENT.splitlines(keepends=True)
+HEADER = json.loads(LINES[0])
+
+PROBLEM = Problem(batch=2, in_channels=4, out_channels=6, groups=2, input_size=(5, 6, 7), filter_size=(3, 2, 1),
+                  stride=(1, 2, 3), dilation=(2, 1, 1), padding=((1, 0), (0, 2), (2, -1)))  # fmt: skip
+KEY = RowKey(
+    case=Case(suite="s", name="p", problem=PROBLEM, conv_pass=ConvPass.FPROP, dtype=Dtype.FP64,
+              math_mode=MathMode.FP64, layout=Layout.NHWC, epilogue=Epilogue.BIAS_RELU, repeat=3),
+    backend="cpu", algorithm="auto", device="cpu", cache="cold", threads=7,
+)  # fmt: skip
+WORK = Work(
+    (
+        Phase(name="gather", flops=0, bytes_read=20, bytes_written=30, footprint_bytes=50, launches=1),
+        Phase(name="product", flops=200, bytes_read=40, bytes_written=10, footprint_bytes=50, launches=1),
+    )
+)
+VERIFICATION = {
+    "passed": True, "reason": "", "max_error": 2e-7, "rms_error": 1e-7, "bound_share": 0.25, "compared": 9,
+    "contracted_axis": "k", "contracted_length": 1,
+}  # fmt: skip
+ROW = Row(
+    key=KEY, status=Status.PARTIAL, resolved="fft", plan_s=0.5, first_call_s=0.25, workspace_bytes=64, work=WORK,
+    verification=VERIFICATION,
+)  # fmt: skip
+FLAGGED = Round(3, (Sample(0.25, 0.125), Sample(0.5, None, ("switched", "pressure")), Sample(1.0, 2.0)))
+
+
+def encode(*lines):
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def written(*lines, header=HEADER):
+    """The run that a header and these lines make."""
+    return fold(encode(header, *lines), "test.jsonl")
+
+
+def raises_about(content, *parts):
+    with pytest.raises(InputError) as caught:
+        fold(content, "run.jsonl")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    return message
+
+
+# Round trips
+
+
+def test_every_kind_of_line_survives_the_journal(tmp_path):
+    path = tmp_path / "new" / "folder" / "run.jsonl"
+    header = {key: value for key, value in HEADER.items() if key not in {"type", "schema_version"}}
+    other = replace(ROW, key=replace(KEY, algorithm="fft"))
+    refused = Row(key=replace(KEY, algorithm="gemm"), status=Status.SKIPPED, reason="too large")
+    journal = Journal.create(path, header)
+    journal.append(case_line(0, ROW))
+    journal.append(case_line(1, other))
+    journal.append(case_line(2, refused))
+    journal.append(canary_line(0, {"compute": 0.5, "memory": 0.25}))
+    journal.append(round_line(0, 0, FLAGGED, None))
+    journal.append(round_line(0, 1, Round(1, (Sample(2.0, 1.0),)), "stalled"))
+    journal.append(failure_line(1, Status.FAILED, "RuntimeError: broke"))
+    journal.close()
+
+    run = read_run(path)
+    assert run.header == {"type": "header", "schema_version": SCHEMA_VERSION, **header}
+    assert run.rows == (
+        replace(ROW, status=Status.OK, rounds=(FLAGGED, Round(1, (Sample(2.0, 1.0),))), stop_reason="stalled"),
+        replace(other, status=Status.FAILED, reason="RuntimeError: broke"),
+        refused,
+    )
+    assert run.canaries == ({"compute": 0.5, "memory": 0.25},)
+    assert run.note == ""
+    assert run.end == path.stat().st_size
+    assert run.next_row == 3
+
+
+def test_each_line_is_stored_before_append_returns(tmp_path):
+    path = tmp_path / "run.jsonl"
+    journal = Journal.create(path, HEADER)
+    for index in range(3):
+        journal.append(canary_line(index, {"compute": 1.0}))
+        assert path.read_bytes().count(b"\n") == index + 2
+        assert len(read_run(path).canaries) == index + 1
+    journal.close()
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("layout", list(Layout))
+def test_a_key_survives_with_its_layout_by_name(ndim, layout):
+    problem = Problem(batch=1, in_channels=1, out_channels=1, input_size=(3,) * ndim, filter_size=(1,) * ndim)
+    key = replace(KEY, case=replace(KEY.case, problem=problem, layout=layout))
+    fields = json.loads(json.dumps(key.to_dict()))
+    assert fields["case"]["layout"] == layout.name_for(ndim)
+    assert RowKey.from_dict(fields) == key
+    assert hash(RowKey.from_dict(fields)) == hash(key)
+
+
+def test_a_key_leaves_what_it_is_read_from_unchanged():
+    fields = KEY.to_dict()
+    copy = json.loads(json.dumps(fields))
+    RowKey.from_dict(fields)
+    assert json.loads(json.dumps(fields)) == copy
+
+
+def test_a_label_names_case_backend_and_algorithm():
+    assert KEY.label() == "s/p fprop fp64 ndhwc bias+relu cpu:auto"
+
+
+def test_there_is_no_nan_in_a_file(tmp_path):
+    """A wrong result may be infinitely far beyond its bound, where nothing is allowed."""
+    row = replace(
+        ROW, status=Status.WRONG, verification=VERIFICATION | {"bound_share": math.inf, "max_error": math.nan}
+    )
+    path = tmp_path / "run.jsonl"
+    journal = Journal.create(path, HEADER)
+    journal.append(case_line(0, row))
+    journal.close()
+    text = path.read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    read = read_run(path).rows[0].verification
+    assert (read["bound_share"], read["max_error"], read["rms_error"]) == (None, None, 1e-7)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_journal_refuses_to_write_nan(tmp_path, value):
+    journal = Journal.create(tmp_path / "run.jsonl", HEADER)
+    with pytest.raises(ValueError, match="JSON"):
+        journal.append(canary_line(0, {"compute": value}))
+    journal.close()
+    assert read_run(tmp_path / "run.jsonl").rows == ()  # and nothing of the line is in the file
+
+
+def test_numpy_numbers_of_a_backend_are_written_as_numbers(tmp_path):
+    phase = Phase(name="all", flops=np.int64(7), bytes_read=np.int32(1), bytes_written=2, footprint_bytes=3)
+    journal = Journal.create(tmp_path / "run.jsonl", HEADER)
+    journal.append(case_line(0, replace(ROW, work=Work((phase,)), workspace_bytes=np.int64(5))))
+    journal.append(round_line(0, 0, Round(1, (Sample(np.float32(0.5)),)), None))
+    journal.close()
+    row = read_run(tmp_path / "run.jsonl").rows[0]
+    assert (row.work.executed_flops, row.workspace_bytes, row.time_s) == (7, 5, 0.5)
+
+
+# Where it is written
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_text("precious")
+    with pytest.raises(InputError, match=r"run\.jsonl exists; --resume continues it, --force overwrites it"):
+        Journal.create(path, HEADER)
+    assert path.read_text() == "precious"
+    Journal.create(path, HEADER, force=True).close()
+    assert read_run(path).header == HEADER
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(InputError, match=r"exists|directory"):
+        Journal.create(tmp_path, HEADER)
+    with pytest.raises(InputError, match="directory"):
+        Journal.create(tmp_path, HEADER, force=True)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(InputError, match=f"cannot create folder {tmp_path}/file"):
+        Journal.create(tmp_path / "file" / "run.jsonl", HEADER)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="Permission denied"):
+        Journal.create(tmp_path / "run.jsonl", HEADER)
+
+
+def test_a_refusal_of_the_system_is_one_clear_line(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for create in (lambda p: Journal.create(p, HEADER), lambda p: Journal.reopen(p, 0)):
+        with pytest.raises(InputError, match=r"^cannot write .*run\.jsonl: Permission denied$"):
+            create(tmp_path / "run.jsonl")
+
+
+class FullFile:
+    """A file on a full disk: what is written fails when it is flushed, and again when it is closed."""
+
+    name = "run.jsonl"
+
+    def __init__(self, room):
+        self.room = room
+        self.closed = False
+
+    def write(self, text):
+        self.room -= len(text)
+
+    def flush(self):
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fileno(self):
+        return os.open(os.devnull, os.O_RDONLY)
+
+    def close(self):
+        self.closed = True
+        self.flush()
+
+
+def test_a_full_disk_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(os, "fsync", os.close)
+    file = FullFile(room=100)
+    journal = Journal(file)
+    journal.append({"type": "header"})
+    with pytest.raises(ConvbenchError) as caught:
+        journal.append({"type": "x" * 200})
+    assert str(caught.value) == "cannot write run.jsonl: No space left on device"
+    journal.close()  # says nothing more
+    assert file.closed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_that_is_full_from_the_start():
+    with pytest.raises(ConvbenchError, match="cannot write /dev/full: No space left on device"):
+        Journal.create(Path("/dev/full"), HEADER, force=True)
+
+
+def test_reopening_cuts_an_unfinished_line_and_goes_on(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b"".join(LINES[:10]) + LINES[10][:20])
+    run = read_run(path)
+    journal = Journal.reopen(path, run.end)
+    journal.append(canary_line(5, {"compute": 0.5}))
+    journal.close()
+    again = read_run(path)
+    assert again.note == ""
+    assert again.rows == run.rows
+    assert len(again.canaries) == 1
+
+
+def test_reopening_a_file_that_lacks_its_last_newline(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(CONTENT.rstrip(b"\n"))
+    run = read_run(path)
+    assert run == fold(CONTENT, "x")
+    journal = Journal.reopen(path, run.end)
+    journal.append(canary_line(5, {"compute": 0.5}))
+    journal.close()
+    assert path.read_bytes().startswith(CONTENT)
+    assert len(read_run(path).canaries) == len(run.canaries) + 1
+
+
+# What the golden file folds into
+
+
+def golden_rows():
+    return {(row.key.case.name, str(row.key.case.conv_pass), row.key.backend, row.key.algorithm,
+             row.key.case.precision): row for row in read_run(GOLDEN).rows}  # fmt: skip
+
+
+def test_the_golden_file_holds_these_rows():
+    assert {key: row.status for key, row in golden_rows().items()} == {
+        ("a", "fprop", "cpu", "gemm", "fp32"): "ok",
+        ("a", "fprop", "cpu", "fft", "fp32"): "wrong",
+        ("a", "fprop", "cpu", "auto", "fp32"): "ok",
+        ("a", "fprop", "gpu", "auto", "fp32"): "unavailable",
+        ("a", "fprop", "cpu", "gemm", "bf16"): "unsupported",
+        ("b", "fprop", "cpu", "gemm", "fp32"): "partial",
+        ("b", "fprop", "cpu", "fft", "fp32"): "skipped",
+        ("b", "fprop", "cpu", "direct", "fp32"): "failed",
+        ("b", "dgrad", "cpu", "gemm", "fp32"): "out_of_memory",
+    }
+
+
+def test_the_golden_run_as_a_whole():
+    run = read_run(GOLDEN)
+    assert run.header == HEADER
+    assert run.canaries == (
+        {"compute": 0.0005, "memory": 0.002},
+        {"compute": 0.00055, "memory": 0.0021},
+        {"compute": 0.0005, "memory": 0.002},
+    )
+    assert (run.note, run.end, run.next_row) == ("", len(CONTENT), 10)
+    # In the order of their indices, which is the order asked for, not of the lines: refused rows are written first.
+    assert [row.key.case.name for row in run.rows] == ["a"] * 5 + ["b"] * 4
+
+
+def test_a_timed_row_of_the_golden_file():
+    row = golden_rows()["a", "fprop", "cpu", "gemm", "fp32"]
+    assert row.key.case.problem == Problem(
+        batch=1, in_channels=1, out_channels=1, input_size=(5, 5), filter_size=(3, 3)
+    )
+    assert (row.key.device, row.key.cache, row.key.threads, row.key.case.repeat) == ("cpu", "warm", 2, 1)
+    assert (row.resolved, row.plan_s, row.first_call_s, row.workspace_bytes) == ("gemm", 0.5, 0.25, 64)
+    assert row.work == WORK
+    assert row.verification == VERIFICATION
+    assert row.reason == ""
+    assert row.stop_reason == "max_time"
+    # Two launches a sample; the first round has 0.002, 0.004 and a flagged 0.1; the second none without a flag.
+    assert row.values == (0.0015, 0.001, 0.002, 0.0015, 0.001, 0.002)
+    assert row.rounds[0].samples[2] == Sample(0.1, 0.1, ("switched",))
+    assert row.rounds[1].samples == (Sample(0.002, 0.002, ("preempted", "pressure")),)
+    assert row.disturbed_rounds == 1
+    assert row.time_s == 0.0015
+    assert row.interval_s == (0.001, 0.002)
+    assert row.effective_flop_per_s == pytest.approx(162 / 0.0015)
+    assert row.executed_flop_per_s == pytest.approx(200 / 0.0015)
+
+
+def test_a_row_of_few_rounds_has_a_time_and_no_interval():
+    row = golden_rows()["a", "fprop", "cpu", "auto", "fp32"]
+    assert (row.key.algorithm, row.resolved) == ("auto", "gemm")
+    assert row.values == (0.003, 0.004, 0.005)
+    assert row.time_s == 0.004
+    assert row.interval_s is None
+    assert row.rounds[2].samples == (Sample(0.005, None),)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (("a", "fprop", "cpu", "fft", "fp32"), "(1 of 9 beyond)"),
+        (("a", "fprop", "gpu", "auto", "fp32"), 'pip install "convbench[cuda13]"'),
+        (("a", "fprop", "cpu", "gemm", "bf16"), "NumPy has no bf16 arithmetic"),
+        (("b", "fprop", "cpu", "fft", "fp32"), "--max-memory is 1000 B"),
+        (("b", "fprop", "cpu", "direct", "fp32"), "RuntimeError: lost the device (mine.py:7)"),
+        (("b", "dgrad", "cpu", "gemm", "fp32"), "MemoryError: no room [/fft]"),
+    ],
+)
+def test_a_row_that_broke_or_was_refused_has_a_reason_and_no_time(key, reason):
+    row = golden_rows()[key]
+    assert reason in row.reason
+    assert (row.time_s, row.interval_s, row.effective_flop_per_s, row.executed_flop_per_s) == (None,) * 4
+
+
+def test_a_wrong_row_keeps_its_errors():
+    row = golden_rows()["a", "fprop", "cpu", "fft", "fp32"]
+    assert (row.resolved, row.rounds) == ("fft-8", ())
+    assert (row.verification["passed"], row.verification["max_error"]) == (False, 0.5)
+
+
+def test_a_row_that_failed_while_timed_keeps_its_samples_but_has_no_time():
+    row = golden_rows()["b", "fprop", "cpu", "direct", "fp32"]
+    assert row.values == (0.004,)
+    assert row.time_s is None
+
+
+def test_of_a_key_measured_again_the_later_row_counts():
+    """Row 5 of the golden file had one round when the run ended; row 9 is the same key, resumed."""
+    row = golden_rows()["b", "fprop", "cpu", "gemm", "fp32"]
+    assert row.status is Status.PARTIAL
+    assert row.values == (0.001, 0.002)
+    assert row.time_s == 0.0015
+    assert row.stop_reason is None
+
+
+def test_a_later_row_counts_though_it_broke():
+    run = written(
+        case_line(0, ROW), round_line(0, 0, FLAGGED, None), case_line(1, ROW), failure_line(1, Status.FAILED, "broke")
+    )
+    assert [(row.status, row.time_s) for row in run.rows] == [(Status.FAILED, None)]
+    assert run.next_row == 2
+
+
+def test_broken_statuses_are_those_of_exit_code_6():
+    assert {"wrong", "failed", "out_of_memory", "timeout"} == BROKEN
+    assert {*Status} - BROKEN == {"ok", "partial", "unsupported", "unavailable", "skipped"}
+
+
+# A file that was cut
+
+
+def rows_of(content):
+    return fold(content, "x").rows
+
+
+@pytest.mark.parametrize("count", range(len(LINES) - 4, len(LINES)))
+def test_cut_at_any_byte_of_its_last_lines_the_rest_is_intact(count):
+    before = b"".join(LINES[:count])
+    whole = fold(before, "run.jsonl")
+    for cut in range(len(LINES[count]) - 1):
+        run = fold(before + LINES[count][:cut], "run.jsonl")
+        assert (run.header, run.rows, run.canaries) == (whole.header, whole.rows, whole.canaries)
+        assert run.end == len(before)
+        assert run.next_row == whole.next_row
+        assert run.note == (f"the last line ({count + 1}) is unfinished and was left out" if cut else "")
+    unended = fold(before + LINES[count][:-1], "run.jsonl")  # only the newline is missing: nothing is lost
+    assert unended.rows == rows_of(before + LINES[count])
+    assert unended.end == len(before) + len(LINES[count]) - 1
+
+
+@pytest.mark.parametrize("index", range(0, len(LINES), 3), ids=lambda i: json.loads(LINES[i])["type"] + str(i))
+def test_cut_in_any_line_of_any_kind(index):
+    before = b"".join(LINES[:index])
+    for cut in range(1, len(LINES[index]) - 1, 7):
+        content = before + LINES[index][:cut]
+        if index == 0:
+            raises_about(content, "run.jsonl holds no run: it has no header line")
+        else:
+            assert rows_of(content) == rows_of(before)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", LINES[0][:-2], b"\xff\xfe", b"hello"])
+def test_a_file_without_a_header_holds_no_run(content):
+    raises_about(content, "run.jsonl holds no run: it has no header line")
+
+
+def test_an_unfinished_line_is_forgiven_only_at_the_end():
+    content = b"".join(LINES[:5]) + LINES[5][:40] + b"\n" + b"".join(LINES[6:])
+    raises_about(content, "run.jsonl:6: not JSON: the file is damaged")
+
+
+# Other damage
+
+
+def altered(index, **changes):
+    """The golden file with fields of one line replaced; a value of ... removes it."""
+    entry = json.loads(LINES[index]) | changes
+    entry = {key: value for key, value in entry.items() if value is not ...}
+    return b"".join([*LINES[:index], encode(entry), *LINES[index + 1 :]])
+
+
+def nth(kind, position=0):
+    return [i for i, line in enumerate(LINES) if json.loads(line)["type"] == kind][position]
+
+
+CASE, PLANNED, ROUND, FAILURE, CANARY = nth("case"), nth("case", 3), nth("round"), nth("failure"), nth("canary")
+
+
+def deep(index, path, value):
+    """The golden file with one nested field of a line replaced, or removed by ... ."""
+    entry = json.loads(LINES[index])
+    *folders, last = path.split(".")
+    inner = entry
+    for name in folders:
+        inner = inner[int(name) if isinstance(inner, list) else name]
+    last = int(last) if isinstance(inner, list) else last
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return b"".join([*LINES[:index], encode(entry), *LINES[index + 1 :]])
+
+
+DAMAGE = {
+    "line is a list": (ROUND, None, []),
+    "line is a number": (ROUND, None, 5),
+    "line is null": (CASE, None, None),
+    "line is text": (CANARY, None, "canary"),
+    "no type": (ROUND, "type", ...),
+    "unknown type": (ROUND, "type", "lap"),
+    "type is a list": (ROUND, "type", []),
+    "second header": (CASE, "type", "header"),
+    "no row": (ROUND, "row", ...),
+    "row is text": (CASE, "row", "0"),
+    "row is a fraction": (CASE, "row", 0.5),
+    "row is true": (CASE, "row", True),
+    "row is a list": (CASE, "row", [0]),
+    "round of no row": (ROUND, "row", 99),
+    "round of a wrong row": (ROUND, "row", 1),
+    "round of a skipped row": (ROUND, "row", 6),
+    "failure of no row": (FAILURE, "row", 99),
+    "failure of an unknown status": (FAILURE, "status", "sad"),
+    "failure without a reason": (FAILURE, "reason", None),
+    "more wall than cpu": (ROUND, "cpu_s", [0.1]),
+    "more cpu than wall": (ROUND, "wall_s", [0.1]),
+    "no samples": (ROUND, "samples", None),
+    "wall is text": (ROUND, "wall_s", ["fast", 1, 1]),
+    "wall is null": (ROUND, "wall_s", [None, 1, 1]),
+    "wall is negative": (ROUND, "wall_s", [-1, 1, 1]),
+    "wall is huge": (ROUND, "wall_s", [10**400, 1, 1]),
+    "wall is no list": (ROUND, "wall_s", {"0": 1}),
+    "cpu is text": (ROUND, "cpu_s", ["fast", 1, 1]),
+    "no launches": (ROUND, "launches", 0),
+    "launches are text": (ROUND, "launches", "2"),
+    "flags are a list": (ROUND, "flags", []),
+    "flags are numbers": (ROUND, "flags", {"0": 3}),
+    "stop is a number": (ROUND, "stop", 1),
+    "status is unknown": (CASE, "status", "fine"),
+    "status is null": (CASE, "status", None),
+    "no reason": (CASE, "reason", ...),
+    "reason is a number": (CASE, "reason", 3),
+    "resolved is a list": (PLANNED, "resolved", ["gemm"]),
+    "plan_s is text": (PLANNED, "plan_s", "fast"),
+    "workspace is a table": (PLANNED, "workspace_bytes", {}),
+    "work is a table": (PLANNED, "work", {}),
+    "work lacks flops": (PLANNED, "work.0.flops", ...),
+    "work has text for flops": (PLANNED, "work.0.flops", "many"),
+    "work is too much": (PLANNED, "work.0.flops", 10**400),
+    "work has an unknown field": (PLANNED, "work.0.extra", 1),
+    "verification is a list": (PLANNED, "verification", []),
+    "error is text": (PLANNED, "verification.rms_error", "small"),
+    "no key": (CASE, "key", ...),
+    "key has an unknown field": (CASE, "key.colour", "red"),
+    "key lacks the backend": (CASE, "key.backend", ...),
+    "backend is a list": (CASE, "key.backend", ["cpu"]),
+    "threads are a list": (CASE, "key.threads", [1]),
+    "case has an unknown field": (CASE, "key.case.colour", "red"),
+    "pass is unknown": (CASE, "key.case.conv_pass", "sideways"),
+    "dtype and math mode do not go together": (CASE, "key.case.dtype", "fp64"),
+    "layout is unknown": (CASE, "key.case.layout", "whcn"),
+    "layout is a number": (CASE, "key.case.layout", 3),
+    "repeat is text": (CASE, "key.case.repeat", "often"),
+    "epilogue of a backward pass": (nth("case", 8), "key.case.epilogue", "bias"),
+    "problem is a list": (CASE, "key.case.problem", []),
+    "problem lacks a field": (CASE, "key.case.problem.batch", ...),
+    "problem has an unknown field": (CASE, "key.case.problem.colour", 1),
+    "problem is impossible": (CASE, "key.case.problem.filter_size", [9, 9]),
+    "problem is text": (CASE, "key.case.problem.input_size", "55"),
+    "canary is text": (CANARY, "seconds", "fast"),
+    "canary has text": (CANARY, "seconds.compute", "fast"),
+    "canary is huge": (CANARY, "seconds.compute", 10**400),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_an_error_with_its_line_number(name):
+    index, path, value = DAMAGE[name]
+    if path == "samples":  # both lists emptied, which no change of one field does
+        content = altered(index, wall_s=[], cpu_s=[])
+    elif path is None:
+        content = b"".join([*LINES[:index], encode(value), *LINES[index + 1 :]])
+    else:
+        content = deep(index, path, value)
+    raises_about(content, f"run.jsonl:{index + 1}: ")
+
+
+@pytest.mark.parametrize("token", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_a_number_that_is_none_is_damage(token):
+    content = CONTENT.replace(b"[0.002,0.004,0.1]", b"[0.002,0.004," + token + b"]", 1)
+    assert content != CONTENT
+    raises_about(content, f"run.jsonl:{ROUND + 1}: not JSON")
+
+
+def test_blank_and_foreign_lines_are_damage():
+    raises_about(CONTENT + b"\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
+    raises_about(b"\n" + CONTENT, "run.jsonl:1: not JSON")
+    raises_about(CONTENT + b"\xff\xff\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
+    raises_about(CONTENT + b"[" * 100_000 + b"\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
+
+
+def test_a_negative_result_is_a_negative_number_in_its_message():
+    message = raises_about(deep(CASE, "key.case.problem.batch", -1), f"run.jsonl:{CASE + 1}: ")
+    assert message.endswith("batch must be >= 0, got -1")
+
+
+# Headers
+
+
+HEADER_DAMAGE = {
+    "not the header first": ({"type": "case"}, "expected the header, got a line of type 'case'"),
+    "no version": ({"schema_version": ...}, "the header has no schema_version: this is not a convbench result file"),
+    "newer": ({"schema_version": 99}, f"written by a newer convbench (schema version 99, this one reads up to "
+              f"{SCHEMA_VERSION}): upgrade"),
+    "older": ({"schema_version": 0}, "schema version 0 is too old for this convbench: measure again"),
+    "text": ({"schema_version": "1"}, "schema version 1"),
+    "true": ({"schema_version": True}, "schema version True"),
+    "fraction": ({"schema_version": 1.5}, "schema version 1.5"),
+    "null": ({"schema_version": None}, "no schema_version"),
+    "no suites": ({"suites": ...}, "suites"),
+    "suites are names": ({"suites": ["tiny"]}, "suites[0]"),
+    "a suite without a hash": ({"suites": [{"name": "tiny"}]}, "sha256"),
+    "suites are text": ({"suites": "tiny"}, "suites"),
+    "devices are a list": ({"devices": []}, "devices"),
+    "a device is text": ({"devices": {"cpu": "fast"}}, "devices.cpu"),
+    "a device without fingerprint": ({"devices": {"cpu": {"machine": {}}}}, "fingerprint"),
+    "environment is null": ({"environment": None}, "environment"),
+    "environment without libraries": ({"environment": {"blas": []}}, "libraries"),
+    "blas is a table": ({"environment": {"libraries": {}, "blas": {}}}, "blas"),
+    "options are null": ({"options": None}, "options"),
+    "seed is text": ({"seed": "0"}, "seed"),
+    "created is a number": ({"created": 3}, "created"),
+    "command is text": ({"command": "convbench run"}, "command"),
+    "version is a number": ({"convbench_version": 1}, "convbench_version"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADER_DAMAGE)
+def test_a_header_says_what_is_wrong_with_it(name):
+    changes, expected = HEADER_DAMAGE[name]
+    raises_about(altered(0, **changes), "run.jsonl:1: ", expected)
+
+
+def test_a_file_of_rows_without_header():
+    raises_about(b"".join(LINES[1:]), "run.jsonl:1: expected the header, got a line of type 'case'")
+
+
+def test_a_header_may_hold_more_than_this_version_knows():
+    run = fold(altered(0, extra={"a": 1}), "x")
+    assert run.header["extra"] == {"a": 1}
+    assert run.rows == read_run(GOLDEN).rows
+
+
+def test_a_run_of_a_header_alone_has_no_rows():
+    run = fold(LINES[0], "x")
+    assert (run.rows, run.canaries, run.next_row, run.end) == ((), (), 0, len(LINES[0]))
+
+
+def test_each_old_version_has_its_step_and_its_golden_file():
+    assert set(UPGRADES) == set(range(1, SCHEMA_VERSION))
+    for version in range(1, SCHEMA_VERSION + 1):
+        path = GOLDEN.parent / f"run-v{version}.jsonl"
+        assert json.loads(path.read_bytes().splitlines()[0])["schema_version"] == version
+        assert read_run(path).rows
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", ".", "file/below.jsonl"])
+def test_a_file_that_cannot_be_read(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^cannot read "):
+        read_run(tmp_path / name)
+
+
+def test_an_empty_file_holds_no_run(tmp_path):
+    (tmp_path / "run.jsonl").touch()
+    with pytest.raises(InputError, match=r"run\.jsonl holds no run: it has no header line"):
+        read_run(tmp_path / "run.jsonl")
+
+
+# Fuzz: reads, or one InputError, and what reads can be shown
+
+
+def check_reads_or_says_why(content):
+    try:
+        run = fold(content, "run.jsonl")
+    except InputError as error:
+        if "\n" in str(error):
+            pytest.fail(f"more than one line: {error}")
+        return
+    tables = [rows_table(run), backends_table(run)]
+    if totals := totals_table(run):
+        tables.append(totals)
+    for output_format in ("table", "json", "csv", "markdown"):
+        text = render(tables, output_format, width=100)
+        assert text
+    json.loads(render(tables, "json"), parse_constant=lambda _: pytest.fail("NaN"))
+
+
+MUTATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["replace", "insert", "delete", "duplicate", "swap"]),
+        st.integers(0, len(CONTENT)),
+        st.integers(1, 40),
+        st.one_of(
+            st.binary(min_size=1, max_size=6), st.sampled_from([b"null", b"-1", b"1e999", b"[]", b"{}", b'"', b"0"])
+        ),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(MUTATIONS)
+@settings(max_examples=200, deadline=None)
+def test_random_bytes_raise_nothing_but_input_errors(mutations):
+    content = bytearray(CONTENT)
+    for kind, position, length, data in mutations:
+        stop = position + length
+        if kind == "replace":
+            content[position : position + len(data)] = data
+        elif kind == "insert":
+            content[position:position] = data
+        elif kind == "delete":
+            del content[position:stop]
+        elif kind == "duplicate":
+            content[position:position] = content[position:stop]
+        else:
+            content[position:stop] = content[position:stop][::-1]
+    check_reads_or_says_why(bytes(content))
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5),
+    st.sampled_from([[], {}, [[]], [0], {"": 0}, 10**400, -1, 0, "ok", "partial", "fprop", "fp64", "gemm"]),
+)  # fmt: skip
+
+
+def places(value, path=()):
+    yield path
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(inner, (*path, key))
+
+
+ENTRIES = [json.loads(line) for line in LINES]
+PLACES = [(index, path) for index, entry in enumerate(ENTRIES) for path in places(entry) if path]
+
+
+@given(st.lists(st.tuples(st.sampled_from(PLACES), JUNK, st.booleans()), min_size=1, max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_random_values_in_any_field_raise_nothing_but_input_errors(changes):
+    entries = [json.loads(line) for line in LINES]
+    for (index, path), value, remove in changes:
+        inner = entries[index]
+        try:
+            for key in path[:-1]:
+                inner = inner[key]
+            if remove:
+                del inner[path[-1]]
+            else:
+                inner[path[-1]] = value
+        except (LookupError, TypeError):
+            continue  # an earlier change has removed that place
+    check_reads_or_says_why(encode(*entries))
+
+
+@given(st.permutations(range(len(LINES))), st.integers(0, len(LINES)))
+@settings(max_examples=50, deadline=None)
+def test_lines_in_any_order_raise_nothing_but_input_errors(order, count):
+    check_reads_or_says_why(LINES[0] + b"".join(LINES[i] for i in order[:count]))

@@ -1,0 +1,737 @@
+"""From suites and backends to journal lines, on the fake backend: real operands and verification, simulated time."""
+
+import json
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from convbench import operands as operands_module
+from convbench import verify
+from convbench.backends import AUTO, BackendSpec, Candidate
+from convbench.backends.cpu import CpuBackend
+from convbench.errors import InputError, UnsupportedError
+from convbench.problem import PRECISIONS, ConvPass, Dtype, Epilogue, Layout, MathMode
+from convbench.result import SCHEMA_VERSION, Status, fold
+from convbench.runner import (
+    Progress,
+    RunOptions,
+    Selection,
+    Spent,
+    Task,
+    describe,
+    groups_by_memory,
+    operand_bytes,
+    run,
+    tasks,
+    verification_bytes,
+)
+from convbench.suite import load_suite, parse_suite
+from convbench.testing import FakeAlgorithm, FakeBackend
+from convbench.timing import TimingOptions
+
+SUITE = parse_suite(
+    b"""
+schema = 1
+name = "tiny"
+
+[defaults]
+batch = 2
+in_channels = 2
+out_channels = 3
+filter_size = 3
+
+[[problem]]
+name = "first"
+input_size = 6
+repeat = 4
+
+[[problem]]
+name = "second"
+input_size = [5, 7]
+batch = 1
+""",
+    "tiny.toml",
+)
+OTHER = replace(SUITE, name="other")
+OPTIONS = RunOptions(threads=1, max_memory=1 << 30, timing=TimingOptions(max_time_s=0.1))
+FPROP = Selection(passes=(ConvPass.FPROP,), globs=("first",))
+HEADER = {
+    "type": "header", "schema_version": SCHEMA_VERSION, "convbench_version": "0", "created": "", "command": [],
+    "suites": [], "seed": 0, "options": {}, "environment": {"libraries": {}, "blas": []}, "devices": {},
+}  # fmt: skip
+
+
+def specs(*algorithms, backend=None, **behaviour):
+    """The fake backend with these algorithms, as asked for by `-b fake`."""
+    backend = backend or FakeBackend(behaviour or None)
+    return [BackendSpec(backend, name) for name in algorithms or (None,)]
+
+
+def lines_of(found, options=OPTIONS):
+    return [event for event in run(found, options) if not isinstance(event, Progress)]
+
+
+def rows_of(lines):
+    return fold("".join(json.dumps(line) + "\n" for line in [HEADER, *lines]).encode(), "x").rows
+
+
+def measure(selection=FPROP, options=OPTIONS, backend=None, suites=(SUITE,), **behaviour):
+    """Rows by algorithm, of one case."""
+    found = tasks(selection.cases(suites), specs(backend=backend, **behaviour), options.threads)
+    return {row.key.algorithm: row for row in rows_of(lines_of(found, options))}
+
+
+# Which cases
+
+
+def labels(**selection):
+    return [case.label() for case in Selection(**selection).cases([SUITE])]
+
+
+def test_all_passes_of_all_problems_by_default():
+    assert labels() == [
+        "tiny/first fprop fp32 nchw", "tiny/first dgrad fp32 nchw", "tiny/first wgrad fp32 nchw",
+        "tiny/second fprop fp32 nchw", "tiny/second dgrad fp32 nchw", "tiny/second wgrad fp32 nchw",
+    ]  # fmt: skip
+
+
+def test_the_order_is_problem_pass_dtype_layout_epilogue():
+    assert labels(
+        passes=(ConvPass.WGRAD, ConvPass.FPROP),
+        precisions=(PRECISIONS["fp64"], PRECISIONS["fp32"]),
+        layouts=(Layout.NHWC, Layout.NCHW),
+        epilogues=(Epilogue.BIAS_RELU, Epilogue.NONE),
+        globs=("first",),
+    ) == [
+        "tiny/first wgrad fp64 nhwc", "tiny/first wgrad fp64 nchw",
+        "tiny/first wgrad fp32 nhwc", "tiny/first wgrad fp32 nchw",
+        "tiny/first fprop fp64 nhwc bias+relu", "tiny/first fprop fp64 nhwc",
+        "tiny/first fprop fp64 nchw bias+relu", "tiny/first fprop fp64 nchw",
+        "tiny/first fprop fp32 nhwc bias+relu", "tiny/first fprop fp32 nhwc",
+        "tiny/first fprop fp32 nchw bias+relu", "tiny/first fprop fp32 nchw",
+    ]  # fmt: skip
+
+
+def test_the_backward_passes_take_no_epilogue_and_occur_once():
+    assert labels(epilogues=(Epilogue.BIAS, Epilogue.BIAS_RELU), globs=("second",)) == [
+        "tiny/second fprop fp32 nchw bias", "tiny/second fprop fp32 nchw bias+relu",
+        "tiny/second dgrad fp32 nchw", "tiny/second wgrad fp32 nchw",
+    ]  # fmt: skip
+
+
+def test_a_case_holds_its_problem_and_how_often_it_occurs():
+    first, second = Selection(passes=(ConvPass.FPROP,)).cases([SUITE])
+    assert (first.repeat, second.repeat) == (4, 1)
+    assert first.problem is SUITE.problems[0].problem
+    assert (first.dtype, first.math_mode) == (Dtype.FP32, MathMode.FP32)
+
+
+def test_a_batch_replaces_that_of_every_problem():
+    assert {case.problem.batch for case in Selection(batch=7).cases([SUITE])} == {7}
+    assert {case.problem.batch for case in Selection(batch=0).cases([SUITE])} == {0}
+    assert [case.problem.batch for case in Selection(passes=(ConvPass.FPROP,)).cases([SUITE])] == [2, 1]
+
+
+@pytest.mark.parametrize("batch", [-1, 2**31])
+def test_an_impossible_batch_is_an_error(batch):
+    with pytest.raises(InputError, match="batch"):
+        Selection(batch=batch).cases([SUITE])
+
+
+@pytest.mark.parametrize(
+    ("globs", "expected"),
+    [
+        (("first",), ["tiny/first", "other/first"]),
+        (("f*",), ["tiny/first", "other/first"]),
+        (("*s*",), ["tiny/first", "tiny/second", "other/first", "other/second"]),
+        (("tiny/*",), ["tiny/first", "tiny/second"]),
+        (("tiny/first", "other/second"), ["tiny/first", "other/second"]),
+        (("[ft]irst",), ["tiny/first", "other/first"]),
+        (("?irst",), ["tiny/first", "other/first"]),
+    ],
+    ids=str,
+)
+def test_globs_match_a_name_with_or_without_its_suite(globs, expected):
+    cases = Selection(passes=(ConvPass.FPROP,), globs=globs).cases([SUITE, OTHER])
+    assert [f"{case.suite}/{case.name}" for case in cases] == expected
+
+
+@pytest.mark.parametrize("glob", ["FIRST", "third", "first/", ""])
+def test_a_glob_that_matches_nothing_is_an_error(glob):
+    with pytest.raises(InputError, match=r"no problem of tiny, other matches --filter"):
+        Selection(globs=(glob,)).cases([SUITE, OTHER])
+
+
+# Which rows
+
+
+def names(found):
+    return [(task.case.conv_pass, f"{task.key.backend}:{task.key.algorithm}") for task in found]
+
+
+def test_a_bare_backend_means_all_its_algorithms_but_not_its_own_choice():
+    found = tasks(FPROP.cases([SUITE]), specs(), 1)
+    assert names(found) == [("fprop", "fake:quick"), ("fprop", "fake:slow")]
+    assert [task.index for task in found] == [0, 1]
+
+
+def test_one_algorithm_or_auto_may_be_asked_for():
+    assert names(tasks(FPROP.cases([SUITE]), specs("slow", AUTO), 1)) == [
+        ("fprop", "fake:slow"),
+        ("fprop", "fake:auto"),
+    ]
+
+
+def test_cases_come_before_backends():
+    selection = Selection(passes=(ConvPass.FPROP, ConvPass.DGRAD), globs=("first",))
+    found = tasks(selection.cases([SUITE]), specs("slow", "quick"), 1)
+    assert names(found) == [
+        ("fprop", "fake:slow"), ("fprop", "fake:quick"), ("dgrad", "fake:slow"), ("dgrad", "fake:quick"),
+    ]  # fmt: skip
+
+
+def test_what_is_asked_for_twice_is_measured_once():
+    backend = FakeBackend()
+    twice = [BackendSpec(backend, "slow"), BackendSpec(backend), BackendSpec(FakeBackend(), "slow")]
+    assert names(tasks(FPROP.cases([SUITE, SUITE]), twice, 1)) == [("fprop", "fake:slow"), ("fprop", "fake:quick")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [("quik", "did you mean 'quick'?"), ("slo", "did you mean 'slow'?"), ("winograd", "known: auto, quick, slow")],
+)
+def test_an_unknown_algorithm_names_the_nearest(asked, near):
+    with pytest.raises(InputError) as caught:
+        tasks(FPROP.cases([SUITE]), specs(asked), 1)
+    assert str(caught.value) == f"unknown algorithm {asked!r} of backend fake; {near}"
+
+
+def test_a_key_says_device_cache_and_threads():
+    key = tasks(FPROP.cases([SUITE]), specs("slow"), 3)[0].key
+    assert (key.device, key.cache, key.threads) == ("fake", "warm", 3)
+
+
+def test_an_unusable_backend_has_no_device():
+    task = tasks(FPROP.cases([SUITE]), specs("slow", backend=FakeBackend(unusable="no GPU")), 1)[0]
+    assert (task.key.device, task.unavailable) == ("", "no GPU")
+
+
+class Broken(FakeBackend):
+    """A backend one of whose methods raises."""
+
+    def __init__(self, method, error):
+        super().__init__()
+        setattr(self, method, self._raise)
+        self.error = error
+
+    def _raise(self, *_arguments):
+        raise self.error
+
+
+@pytest.mark.parametrize("method", ["probe", "device", "algorithms"])
+def test_a_backend_that_cannot_answer_is_one_clear_line(method):
+    with pytest.raises(InputError) as caught:
+        tasks(FPROP.cases([SUITE]), specs(backend=Broken(method, ZeroDivisionError("by\nzero"))), 1)
+    assert str(caught.value).startswith("backend fake cannot be used: ZeroDivisionError: by zero (test_runner.py:")
+
+
+def test_what_is_no_backend_at_all_is_one_clear_line():
+    with pytest.raises(InputError, match=r"backend object cannot be used: AttributeError: .*'probe'"):
+        tasks(FPROP.cases([SUITE]), [BackendSpec(object())], 1)
+
+
+def test_an_interrupt_passes_through_the_questions():
+    with pytest.raises(KeyboardInterrupt):
+        tasks(FPROP.cases([SUITE]), specs(backend=Broken("algorithms", KeyboardInterrupt())), 1)
+
+
+# Memory
+
+
+def test_operand_bytes_are_what_the_pass_reads():
+    # x 2·2·6·6 = 144, w 3·2·3·3 = 54, y 2·3·4·4 = 96 elements of 4 bytes
+    fprop, dgrad, wgrad = (Selection(passes=(p,), globs=("first",)).cases([SUITE])[0] for p in ConvPass)
+    assert operand_bytes(fprop) == 4 * (144 + 54)
+    assert operand_bytes(dgrad) == 4 * (96 + 54)
+    assert operand_bytes(wgrad) == 4 * (144 + 96)
+    assert operand_bytes(replace(fprop, dtype=Dtype.FP64, math_mode=MathMode.FP64)) == 8 * (144 + 54)
+
+
+def test_a_row_needs_operands_plan_and_verification():
+    task = tasks(FPROP.cases([SUITE]), specs("big", big=FakeAlgorithm(memory_bytes=1000)), 1)[0]
+    assert task.memory_bytes == operand_bytes(task.case) + 1000 + verification_bytes(task.case)
+
+
+def grouped(found, max_memory):
+    return [[(task.case.name, task.key.algorithm) for task in group] for group in groups_by_memory(found, max_memory)]
+
+
+def test_groups_are_everything_or_one_problem_or_one_row():
+    memory = 10**6
+    behaviour = {"one": FakeAlgorithm(memory_bytes=memory), "two": FakeAlgorithm(memory_bytes=memory)}
+    found = tasks(Selection(passes=(ConvPass.FPROP,)).cases([SUITE]), specs(**behaviour), 1)
+    rows = [("first", "one"), ("first", "two"), ("second", "one"), ("second", "two")]
+    rest = 50_000  # operands and verification of both
+    assert grouped(found, 4 * memory + rest) == [rows]
+    assert grouped(found, 4 * memory) == [rows[:2], rows[2:]]
+    assert grouped(found, 2 * memory + rest) == [rows[:2], rows[2:]]
+    assert grouped(found, 2 * memory) == [[row] for row in rows]
+    assert grouped([], memory) == [[]]
+
+
+def test_a_large_problem_alone_is_split():
+    def memory(case):
+        return 10**6 if case.name == "second" else 10
+
+    class Sized(FakeBackend):
+        def algorithms(self, case):
+            return [Candidate(name, None, memory(case)) for name in self.behaviour]
+
+    found = tasks(Selection(passes=(ConvPass.FPROP,)).cases([SUITE]), specs(backend=Sized()), 1)
+    assert grouped(found, 10**6 + 50_000) == [
+        [("first", "quick"), ("first", "slow")], [("second", "quick")], [("second", "slow")],
+    ]  # fmt: skip
+
+
+def test_every_row_is_in_one_group_whatever_the_memory():
+    found = tasks(load_cases("smoke"), [BackendSpec(CpuBackend())], 1)
+    for memory in (1, 10**5, 10**6, 10**7, 10**9):
+        assert sorted(task.index for group in groups_by_memory(found, memory) for task in group) == list(range(126))
+
+
+def load_cases(name):
+    return Selection().cases([load_suite(name)])
+
+
+def test_smaller_groups_measure_the_same_rows():
+    found = tasks(Selection().cases([SUITE]), specs(), 1)
+    limit = max(task.memory_bytes for task in found)
+    together, apart = lines_of(found), lines_of(found, replace(OPTIONS, max_memory=limit))
+    assert {row.key: row.status for row in rows_of(together)} == {row.key: row.status for row in rows_of(apart)}
+    kinds = [line["type"] for line in apart]
+    assert kinds.index("round") < len(found)  # the first row is timed before the last is planned
+    assert kinds.count("case") == len(found)
+
+
+# Statuses
+
+
+def test_a_right_row_is_timed():
+    rows = measure(quick=FakeAlgorithm(seconds=1e-3))
+    row = rows["quick"]
+    assert (row.status, row.reason, row.resolved, row.stop_reason) == ("ok", "", "quick", "precision")
+    assert row.time_s == pytest.approx(1e-3)
+    assert row.interval_s == (pytest.approx(1e-3), pytest.approx(1e-3))
+    assert len(row.rounds) == 6
+    assert row.verification["passed"] is True
+    assert row.verification["bound_share"] < 1
+    assert row.plan_s >= 0
+    assert row.first_call_s >= 0
+    assert row.workspace_bytes == 0
+    assert row.work.executed_flops == 2 * 96 * 18
+
+
+def test_auto_is_resolved():
+    found = tasks(FPROP.cases([SUITE]), specs(AUTO), 1)
+    row = rows_of(lines_of(found))[0]
+    assert (row.key.algorithm, row.resolved) == (AUTO, "quick")
+
+
+def test_times_follow_the_simulated_ones():
+    rows = measure(steady=FakeAlgorithm(seconds=2e-3), two=FakeAlgorithm(seconds=[1e-2, 3e-2]))
+    assert rows["steady"].time_s == pytest.approx(2e-3)
+    assert 1e-2 <= rows["two"].time_s <= 3e-2
+
+
+def test_an_unsupported_case_says_why():
+    row = measure(picky=FakeAlgorithm(reason="only on Tuesdays"), quick=FakeAlgorithm())["picky"]
+    assert (row.status, row.reason, row.time_s, row.resolved) == ("unsupported", "only on Tuesdays", None, None)
+
+
+def test_a_plan_may_find_out_that_it_cannot():
+    row = measure(late=FakeAlgorithm(plan_error=UnsupportedError("stride 2 only")))["late"]
+    assert (row.status, row.reason, row.time_s) == ("unsupported", "stride 2 only", None)
+
+
+def test_a_type_without_operands_is_unsupported():
+    """The cpu backend refuses bf16 itself; one that accepts it still cannot be given operands."""
+    selection = replace(FPROP, precisions=(PRECISIONS["bf16"], PRECISIONS["fp16"], PRECISIONS["tf32"]))
+    found = tasks(selection.cases([SUITE]), specs("quick"), 1)
+    rows = rows_of(lines_of(found))
+    assert [row.status for row in rows] == ["unsupported", "unsupported", "ok"]
+    assert "bf16" in rows[0].reason
+    assert "fp16" in rows[1].reason
+
+
+def test_an_unusable_backend_is_unavailable():
+    rows = measure(backend=FakeBackend(unusable='no CuPy: pip install "convbench[cuda13]"'))
+    assert {row.status for row in rows.values()} == {Status.UNAVAILABLE}
+    assert rows["quick"].reason == 'no CuPy: pip install "convbench[cuda13]"'
+
+
+def test_a_row_that_needs_too_much_is_skipped_with_the_figures():
+    rows = measure(big=FakeAlgorithm(memory_bytes=3 << 30), quick=FakeAlgorithm())
+    row = rows["big"]
+    assert (row.status, row.time_s, row.rounds) == ("skipped", None, ())
+    assert row.reason.startswith("needs 3.00 GiB (operands 792 B, plan 3.00 GiB, verification ")
+    assert row.reason.endswith("; --max-memory is 1.00 GiB")
+    assert rows["quick"].status == "ok"
+
+
+def test_a_row_that_needs_just_what_there_is_is_measured():
+    found = tasks(FPROP.cases([SUITE]), specs("quick"), 1)
+    need = found[0].memory_bytes
+    assert rows_of(lines_of(found, replace(OPTIONS, max_memory=need)))[0].status == "ok"
+    assert rows_of(lines_of(found, replace(OPTIONS, max_memory=need - 1)))[0].status == "skipped"
+
+
+def off_by(amount):
+    def fault(right):
+        right.flat[-1] += amount
+        return right
+
+    return fault
+
+
+def test_a_wrong_row_has_no_time():
+    found = tasks(FPROP.cases([SUITE]), specs(bad=FakeAlgorithm(fault=off_by(1.0)), quick=FakeAlgorithm()), 1)
+    lines = lines_of(found)
+    bad, quick = rows_of(lines)
+    assert (bad.status, bad.time_s, bad.rounds, bad.interval_s) == ("wrong", None, (), None)
+    assert bad.effective_flop_per_s is None
+    assert "off by 1" in bad.reason
+    assert bad.verification["passed"] is False
+    assert bad.verification["max_error"] > 0.1
+    assert bad.resolved == "bad"
+    assert quick.status == "ok"
+    assert not any(line["type"] == "round" and line["row"] == 0 for line in lines)
+
+
+def test_an_unwritten_output_is_wrong():
+    def half(right):
+        right[:, 1] = np.nan
+        return right
+
+    row = measure(lazy=FakeAlgorithm(fault=half))["lazy"]
+    assert row.status == "wrong"
+    assert "unwritten or not finite" in row.reason
+
+
+def test_an_error_where_none_is_allowed_can_be_written():
+    """Where every product meets padding the result is exactly 0, and any error infinitely far beyond its bound."""
+    suite = parse_suite(
+        b'schema = 1\nname = "s"\n[[problem]]\nname = "crop"\nbatch = 1\nin_channels = 1\nout_channels = 1\n'
+        b"input_size = 6\nfilter_size = 1\npadding = [[0, -3], [0, 0]]\n",
+        "s.toml",
+    )
+    found = tasks(Selection(passes=(ConvPass.DGRAD,)).cases([suite]), specs(bad=FakeAlgorithm(fault=off_by(1.0))), 1)
+    lines = lines_of(found)
+    json.dumps(lines, allow_nan=False)
+    row = rows_of(lines)[0]
+    assert (row.status, row.verification["bound_share"]) == ("wrong", None)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nsuch device"), KeyError("x"), AssertionError(), OSError(5, "io")])
+def test_a_plan_that_raises_is_a_failed_row(error):
+    rows = measure(broken=FakeAlgorithm(plan_error=error), quick=FakeAlgorithm())
+    row = rows["broken"]
+    assert (row.status, row.time_s, row.resolved) == ("failed", None, None)
+    assert row.reason.startswith(f"{type(error).__name__}:")
+    assert row.reason.endswith(")")
+    assert "(testing.py:" in row.reason
+    assert "\n" not in row.reason
+    assert rows["quick"].status == "ok"
+
+
+def test_a_first_run_that_raises_is_a_failed_row():
+    row = measure(broken=FakeAlgorithm(run_error=RuntimeError("launch failed"), good_runs=0))["broken"]
+    assert (row.status, row.resolved, row.verification) == ("failed", "broken", None)
+    assert row.reason.startswith("RuntimeError: launch failed (testing.py:")
+
+
+def test_a_run_that_raises_while_timed_is_a_failed_row_with_its_samples():
+    found = tasks(FPROP.cases([SUITE]), specs(shaky=FakeAlgorithm(run_error=RuntimeError("lost"), good_runs=150),
+                                              quick=FakeAlgorithm()), 1)  # fmt: skip
+    lines = lines_of(found, replace(OPTIONS, timing=TimingOptions()))
+    shaky, quick = rows_of(lines)
+    assert shaky.status == "failed"
+    assert shaky.reason.startswith("RuntimeError: lost (testing.py:")
+    assert shaky.time_s is None
+    assert 1 <= len(shaky.rounds) < 6
+    assert quick.status == "ok"
+    assert [line["type"] for line in lines if line.get("row") == 0][-1] == "failure"
+
+
+@pytest.mark.parametrize("behaviour", [
+    {"plan_error": MemoryError("no room")}, {"run_error": MemoryError("no room"), "good_runs": 0},
+    {"run_error": MemoryError("no room"), "good_runs": 30},
+], ids=["plan", "first run", "while timed"])  # fmt: skip
+def test_out_of_memory_is_told_from_other_failures(behaviour):
+    row = measure(big=FakeAlgorithm(**behaviour))["big"]
+    assert (row.status, row.time_s) == ("out_of_memory", None)
+    assert row.reason.startswith("MemoryError: no room")
+
+
+@pytest.mark.parametrize("behaviour", [
+    {"plan_error": KeyboardInterrupt()}, {"run_error": KeyboardInterrupt(), "good_runs": 0},
+    {"run_error": KeyboardInterrupt(), "good_runs": 250},
+], ids=["plan", "first run", "while timed"])  # fmt: skip
+def test_an_interrupt_passes_through_and_what_came_before_is_out(behaviour):
+    found = tasks(FPROP.cases([SUITE]), specs(picky=FakeAlgorithm(reason="no"), quick=FakeAlgorithm(),
+                                              stopped=FakeAlgorithm(**behaviour)), 1)  # fmt: skip
+    spent = Spent()
+    lines = []
+    with pytest.raises(KeyboardInterrupt):
+        collect(run(found, replace(OPTIONS, timing=TimingOptions()), spent), lines)
+    rows = rows_of([line for line in lines if not isinstance(line, Progress)])
+    assert [row.status for row in rows][:2] == ["unsupported", "partial"]
+    if behaviour.get("good_runs") == 250:
+        assert rows[1].rounds
+        assert spent.samples > 0
+    assert spent.planning > 0
+
+
+def collect(events, into):
+    """Unlike list.extend, keeps what came before an error."""
+    for event in events:
+        into.append(event)
+
+
+# Verification
+
+
+def test_every_row_of_a_group_is_verified_before_any_is_timed():
+    found = tasks(Selection().cases([SUITE]), specs(), 1)
+    kinds = [line["type"] for line in lines_of(found)]
+    assert kinds[: len(found)] == ["case"] * len(found)
+    assert "case" not in kinds[len(found) :]
+    assert kinds[len(found)] == "canary"
+
+
+def test_verification_sees_the_first_run_of_a_poisoned_output(monkeypatch):
+    seen = []
+
+    def check(case, output, operands, bound, seed):
+        seen.append((case.label(), bool(np.isfinite(output).all()), seed))
+        return verify.Verification(passed=True)
+
+    monkeypatch.setattr(verify, "check", check)
+
+    class Watched(FakeBackend):
+        def plan(self, *arguments):
+            plan = super().plan(*arguments)
+            original = plan.run
+
+            def run_once():
+                assert np.isnan(plan.output()).all() or seen
+                original()
+
+            plan.run = run_once
+            return plan
+
+    rows = measure(backend=Watched({"quick": FakeAlgorithm()}), options=replace(OPTIONS, seed=9))
+    assert seen == [("tiny/first fprop fp32 nchw", True, 9)]
+    assert rows["quick"].status == "ok"
+
+
+@pytest.mark.parametrize("epilogue", [Epilogue.BIAS, Epilogue.BIAS_RELU])
+def test_a_fused_epilogue_is_verified(epilogue):
+    selection = replace(FPROP, epilogues=(epilogue,))
+    assert measure(selection, quick=FakeAlgorithm())["quick"].status == "ok"
+
+
+class Fused(FakeBackend):
+    """Right without an epilogue; with one it does what `fault` makes of it."""
+
+    def __init__(self, fault, linear=False):
+        super().__init__({"quick": FakeAlgorithm()})
+        self.fault, self.linear = fault, linear
+
+    def plan(self, case, algorithm, operands, options):
+        if (case.epilogue is Epilogue.NONE) == self.linear:
+            self.behaviour = {"quick": FakeAlgorithm(fault=self.fault)}
+        else:
+            self.behaviour = {"quick": FakeAlgorithm()}
+        return super().plan(case, algorithm, operands, options)
+
+
+@pytest.mark.parametrize("epilogue", [Epilogue.BIAS, Epilogue.BIAS_RELU])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_wrong_fused_epilogue_is_wrong(epilogue, linear):
+    selection = replace(FPROP, epilogues=(epilogue,))
+    row = measure(selection, backend=Fused(off_by(1.0), linear))["quick"]
+    assert (row.status, row.time_s, row.verification["passed"]) == ("wrong", None, False)
+    assert row.reason
+
+
+def test_an_epilogue_that_was_left_out_is_wrong():
+    class Without(FakeBackend):
+        def plan(self, case, algorithm, operands, options):
+            return super().plan(replace(case, epilogue=Epilogue.NONE), algorithm, operands, options)
+
+    row = measure(replace(FPROP, epilogues=(Epilogue.BIAS,)), backend=Without())["quick"]
+    assert (row.status, row.time_s) == ("wrong", None)
+
+
+# Journal
+
+
+def test_lines_fold_into_a_row_for_every_task():
+    behaviour = {
+        "quick": FakeAlgorithm(), "picky": FakeAlgorithm(reason="no"), "bad": FakeAlgorithm(fault=off_by(1.0)),
+        "broken": FakeAlgorithm(plan_error=RuntimeError("x")), "big": FakeAlgorithm(memory_bytes=1 << 40),
+        "shaky": FakeAlgorithm(run_error=MemoryError(), good_runs=30),
+    }  # fmt: skip
+    found = tasks(Selection().cases([SUITE]), specs(**behaviour), 1)
+    lines = lines_of(found)
+    rows = rows_of(lines)
+    assert [row.key for row in rows] == [task.key for task in found]
+    expected = {"quick": "ok", "picky": "unsupported", "bad": "wrong", "broken": "failed", "big": "skipped",
+                "shaky": "out_of_memory"}  # fmt: skip
+    assert [row.status for row in rows] == [expected[row.key.algorithm] for row in rows]
+    assert all(row.reason for row in rows if row.status != "ok")
+    assert all((row.time_s is not None) == (row.status == "ok") for row in rows)
+    json.dumps(lines, allow_nan=False)
+
+
+def test_the_same_seed_gives_the_same_lines():
+    """Plan and first-call times are real; all else is simulated or seeded."""
+
+    def timeless(seed):
+        lines = lines_of(tasks(Selection().cases([SUITE]), specs(), 1), replace(OPTIONS, seed=seed))
+        return [{k: v for k, v in line.items() if k not in {"plan_s", "first_call_s"}} for line in lines]
+
+    def order(lines):
+        return [line["row"] for line in lines if line["type"] == "round"]
+
+    assert timeless(1) == timeless(1)
+    assert order(timeless(1)) != order(timeless(2))
+
+
+def test_rows_keep_the_indices_of_their_tasks():
+    found = [replace(task, index=task.index + 40) for task in tasks(FPROP.cases([SUITE]), specs(), 1)]
+    assert {line["row"] for line in lines_of(found) if "row" in line} == {40, 41}
+
+
+def test_progress_names_the_row_and_what_is_done():
+    behaviour = {"quick": FakeAlgorithm(), "shaky": FakeAlgorithm(run_error=RuntimeError("lost"), good_runs=40)}
+    found = tasks(FPROP.cases([SUITE]), specs(**behaviour), 1)
+    events = [event for event in run(found, OPTIONS) if isinstance(event, Progress)]
+    assert [(e.index, e.doing) for e in events[:2]] == [(0, "verify"), (1, "verify")]
+    for index in (0, 1):
+        shares = [e.share for e in events[2:] if e.index == index]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0  # finished, be it by failing
+
+
+def test_spent_seconds_are_told():
+    spent = Spent()
+    list(run(tasks(FPROP.cases([SUITE]), specs(), 1), OPTIONS, spent))
+    assert spent.planning > 0
+    assert spent.verification > 0
+    assert spent.samples == pytest.approx(spent.samples)
+
+
+def test_no_tasks_no_lines():
+    assert list(run([], OPTIONS)) == []
+
+
+def test_only_refused_tasks_plan_nothing():
+    class Never(FakeBackend):
+        def plan(self, *_arguments):
+            raise AssertionError("planned")
+
+    rows = measure(backend=Never({"picky": FakeAlgorithm(reason="no")}))
+    assert rows["picky"].status == "unsupported"
+
+
+# Operands
+
+
+def test_operands_are_shared_within_a_problem_and_released(monkeypatch):
+    made = []
+    alive = []
+
+    class Counted(operands_module.Operands):
+        def __init__(self, problem, dtype, seed):
+            super().__init__(problem, dtype, seed)
+            alive.append(weakref.ref(self))
+
+        def _normal(self, role, shape):
+            made.append((self.problem, self.dtype, role))
+            return super()._normal(role, shape)
+
+    monkeypatch.setattr(operands_module, "Operands", Counted)
+    selection = Selection(precisions=(PRECISIONS["fp32"], PRECISIONS["fp64"]))
+    found = tasks(selection.cases([SUITE]), specs(), 1)
+    events = run(found, OPTIONS)
+    for event in events:
+        if not isinstance(event, Progress) and event["type"] == "round":
+            break
+    assert len(made) == len(set(made)) == 2 * 2 * 3  # problems × dtypes × (x, w, dy), once each
+    assert not any(ref() for ref in alive)  # gone before the first sample
+    events.close()
+
+
+def test_all_backends_get_the_same_numbers():
+    seen = {}
+
+    class Watched(FakeBackend):
+        def plan(self, case, algorithm, operands, options):
+            seen.setdefault(case.label(), []).append((operands.x.copy(), operands.w.copy()))
+            return super().plan(case, algorithm, operands, options)
+
+    found = tasks(Selection().cases([SUITE]), specs(backend=Watched()), 1)
+    lines_of(found, replace(OPTIONS, max_memory=max(task.memory_bytes for task in found)))  # one row at a time
+    assert len(seen) == 6
+    for pairs in seen.values():
+        assert len(pairs) == 2
+        for x, w in pairs[1:]:
+            np.testing.assert_array_equal(x, pairs[0][0])
+            np.testing.assert_array_equal(w, pairs[0][1])
+
+
+# Threads and errors in words
+
+
+def test_blas_is_held_to_the_threads_while_it_runs():
+    from threadpoolctl import threadpool_info
+
+    def blas_threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    seen = set()
+
+    class Watched(FakeBackend):
+        def plan(self, case, algorithm, operands, options):
+            seen.update(blas_threads())
+            assert options.threads == 1
+            return super().plan(case, algorithm, operands, options)
+
+    before = blas_threads()
+    assert measure(backend=Watched())["quick"].status == "ok"
+    assert seen <= {1}
+    assert blas_threads() == before
+
+
+def test_an_error_in_one_line():
+    with pytest.raises(ValueError, match="two") as caught:
+        raise ValueError("two\n  lines and   spaces")
+    text = describe(caught.value)
+    assert text.startswith("ValueError: two lines and spaces (test_runner.py:")
+    assert describe(ValueError("never raised")) == "ValueError: never raised"
+    assert len(describe(ValueError("x" * 1000))) == 500
+
+
+def test_the_cpu_backend_end_to_end():
+    suite = load_suite("smoke")
+    selection = Selection(globs=("plain-3x3", "empty-batch", "line"))
+    options = replace(OPTIONS, timing=TimingOptions(max_time_s=1e-3, min_sample_s=1e-5))
+    found = tasks(selection.cases([suite]), [BackendSpec(CpuBackend()), BackendSpec(CpuBackend(), AUTO)], 1)
+    rows = rows_of(lines_of(found, options))
+    assert len(rows) == 3 * 3 * 4
+    assert {row.status for row in rows} == {Status.OK}
+    assert all(row.time_s > 0 and row.resolved in {"direct", "gemm", "fft"} for row in rows)
+    assert isinstance(found[0], Task)

@@ -1,0 +1,388 @@
+"""The measuring loop, on simulated time and plain lists: no test here waits or reads a real clock."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convbench.backends import Sample
+from convbench.testing import FakeClock, FakeDevice
+from convbench.timing import (
+    OVERHEADS_PER_SAMPLE,
+    Canaries,
+    Measured,
+    Round,
+    RowTimer,
+    TimingOptions,
+    half_width,
+    interleave,
+    launches_per_sample,
+    stop_reason,
+)
+
+OPTIONS = TimingOptions()
+
+
+class FakeRun:
+    """A run of a fixed simulated duration that counts its calls, and may raise from a call on."""
+
+    def __init__(self, device, seconds=1e-3, error=None, error_at=math.inf, log=None, name=""):
+        self.device, self.seconds, self.error, self.error_at, self.log = device, seconds, error, error_at, log
+        self.name = name
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        if self.calls >= self.error_at:
+            raise self.error
+        if self.log is not None:
+            self.log.append(self.name)
+        self.device.advance(self.seconds)
+
+
+class ScriptedClock:
+    """Runs nothing; hands out samples of a constant time per launch, which is how very short runs are simulated."""
+
+    def __init__(self, seconds, overhead_s=1e-8):
+        self.seconds, self.overhead_s = seconds, overhead_s
+        self.launched = []
+
+    def sample(self, run, launches):
+        self.launched.append(launches)
+        return Sample(self.seconds * launches)
+
+
+def samples(*walls, flags=()):
+    """Samples of these walls; `flags` holds the positions that carry a witness."""
+    return tuple(Sample(wall, None, ("switched",) if i in flags else ()) for i, wall in enumerate(walls))
+
+
+# launches_per_sample
+
+
+@pytest.mark.parametrize("exponent", range(-9, 2))
+@pytest.mark.parametrize("factor", [1.0, 1.3, 3.0, 7.7])
+def test_samples_last_long_enough_and_not_much_longer(exponent, factor):
+    seconds = factor * 10.0**exponent
+    launches = launches_per_sample(lambda: None, ScriptedClock(seconds), OPTIONS)
+    assert launches >= 1
+    assert launches * seconds >= OPTIONS.min_sample_s * (1 - 1e-9)
+    assert launches * seconds <= max(1.1 * OPTIONS.min_sample_s + seconds, seconds)
+
+
+@given(st.floats(1e-9, 10.0))
+@settings(deadline=None)
+def test_any_duration_gives_a_sample_within_the_rule(seconds):
+    launches = launches_per_sample(lambda: None, ScriptedClock(seconds), OPTIONS)
+    assert OPTIONS.min_sample_s * (1 - 1e-9) <= launches * seconds <= 1.1 * OPTIONS.min_sample_s + seconds
+
+
+def test_a_slow_clock_makes_samples_longer():
+    clock = ScriptedClock(3e-4, overhead_s=1e-6)
+    launches = launches_per_sample(lambda: None, clock, OPTIONS)
+    assert launches * 3e-4 >= OVERHEADS_PER_SAMPLE * 1e-6
+    assert launches == math.ceil(1.1e-2 / 3e-4)
+
+
+def test_a_long_run_is_launched_once():
+    clock = ScriptedClock(10.0)
+    assert launches_per_sample(lambda: None, clock, OPTIONS) == 1
+    assert clock.launched == [1]
+
+
+def test_a_time_of_zero_does_not_run_away():
+    clock = ScriptedClock(0.0)
+    assert launches_per_sample(lambda: None, clock, OPTIONS) == 100**4
+    assert clock.launched == [1, 100, 100**2, 100**3]
+
+
+def test_launches_follow_the_simulated_time_of_a_run():
+    device = FakeDevice()
+    run = FakeRun(device, 4e-5)
+    assert launches_per_sample(run, FakeClock(device), OPTIONS) == math.ceil(1.1e-3 / 4e-5)
+
+
+# Rounds
+
+
+def test_the_value_of_a_round_is_the_median_per_launch():
+    assert Round(4, samples(0.004, 0.012, 0.008)).value_s == 0.002
+    assert Round(1, samples(1.0, 2.0)).value_s == 1.5
+    assert Round(1, samples(3.0)).value_s == 3.0
+
+
+def test_samples_with_a_witness_are_left_out():
+    measured = Round(1, samples(1.0, 9.0, 2.0, flags=[1]))
+    assert measured.value_s == 1.5
+    assert not measured.disturbed
+    assert measured.spent_s == 12.0  # but they took their time
+
+
+def test_where_no_sample_is_clean_all_count_and_the_round_is_disturbed():
+    measured = Round(2, samples(1.0, 9.0, 2.0, flags=[0, 1, 2]))
+    assert measured.value_s == 1.0
+    assert measured.disturbed
+
+
+def test_a_round_keeps_its_samples_as_they_were():
+    given_samples = samples(3.0, 1.0, 2.0, flags=[0])
+    measured = Round(1, given_samples)
+    _ = measured.value_s, measured.disturbed, measured.spent_s
+    assert measured.samples == given_samples
+    assert [s.wall_s for s in measured.samples] == [3.0, 1.0, 2.0]
+
+
+# When a row is finished
+
+
+def test_half_width_by_hand():
+    assert half_width([1.0] * 5) is None
+    assert half_width([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(2.5 / 3.5)
+    assert half_width([10.0, 10.0, 10.0, 10.0, 10.0, 13.0]) == pytest.approx(0.3)
+    assert half_width([10.0, 10.0, 10.0, 10.0, 10.0, 7.0]) == pytest.approx(0.3)
+    assert half_width([0.0] * 6) == 0.0
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_below_six_rounds_precision_never_stops_a_row(count):
+    assert stop_reason([1.0] * count, 0.0, OPTIONS) is None
+    assert stop_reason([1.0] * count, OPTIONS.max_time_s, OPTIONS) == "max_time"
+
+
+def test_six_equal_rounds_are_precise():
+    assert stop_reason([1.0] * 6, 0.0, OPTIONS) == "precision"
+    assert stop_reason([1.0] * 6, 100.0, OPTIONS) == "precision"  # precise comes before out of time
+
+
+@pytest.mark.parametrize(
+    ("spread", "expected"), [(0.0099, "precision"), (0.0101, None), (0.5, None)], ids=["narrow", "wide", "wider"]
+)
+def test_precision_is_the_half_width_of_the_interval(spread, expected):
+    assert stop_reason([1.0, 1.0, 1.0, 1.0, 1.0, 1.0 + spread], 0.0, OPTIONS) == expected
+
+
+def test_precision_is_an_option():
+    values = [1.0, 1.0, 1.0, 1.0, 1.0, 1.09]
+    assert stop_reason(values, 0.0, TimingOptions(precision=0.1)) == "precision"
+    assert stop_reason(values, 0.0, TimingOptions(precision=0.05)) is None
+
+
+def test_more_rounds_may_be_asked_for():
+    options = TimingOptions(min_rounds=8)
+    assert stop_reason([1.0] * 7, 0.0, options) is None
+    assert stop_reason([1.0] * 8, 0.0, options) == "precision"
+
+
+def test_spent_time_stops_a_row_exactly_at_its_limit():
+    values = [1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0]
+    assert stop_reason(values, 1.9999, OPTIONS) is None
+    assert stop_reason(values, 2.0, OPTIONS) == "max_time"
+
+
+def test_a_row_stalls_when_three_rounds_have_not_narrowed_its_interval():
+    wide = [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]
+    assert stop_reason([*wide, 1.0, 3.0], 0.0, OPTIONS) is None  # two more only
+    assert stop_reason([*wide, 1.0, 3.0, 2.0], 0.0, OPTIONS) == "stalled"
+
+
+def test_a_row_that_narrows_goes_on():
+    # Of nine values the interval is from the 2nd to the 8th: the two outliers of the first six are outside it by then.
+    values = [2.0, 1.0, 3.0, 2.02, 1.98, 2.04, 2.0, 1.96, 2.03]
+    before, after = half_width(values[:6]), half_width(values)
+    assert after < 0.95 * before
+    assert after > OPTIONS.precision
+    assert stop_reason(values, 0.0, OPTIONS) is None
+
+
+def test_statistics_leave_their_input_unchanged():
+    values = [3.0, 1.0, 2.0, 9.0, 4.0, 5.0, 8.0, 7.0, 6.0]
+    copy = list(values)
+    half_width(values)
+    stop_reason(values, 0.0, OPTIONS)
+    assert values == copy
+
+
+@given(st.lists(st.floats(1e-9, 1e3), max_size=30), st.floats(0, 10))
+@settings(deadline=None)
+def test_a_stop_reason_is_one_of_three_and_says_what_is_true(values, spent):
+    reason = stop_reason(values, spent, OPTIONS)
+    assert reason in {None, "precision", "max_time", "stalled"}
+    if reason == "precision":
+        assert len(values) >= 6
+        assert half_width(values) <= OPTIONS.precision
+    if reason == "stalled":
+        assert len(values) >= 9
+    if reason is None:
+        assert spent < OPTIONS.max_time_s
+
+
+# One row
+
+
+def timer(seconds=1e-3, options=OPTIONS, flag_every=0, **behaviour):
+    device = FakeDevice()
+    run = FakeRun(device, seconds, **behaviour)
+    return RowTimer(run, FakeClock(device, flag_every), options), run
+
+
+def test_a_round_has_one_untimed_launch_before_its_samples():
+    row, run = timer(1e-2)
+    row.round()
+    first = run.calls
+    measured, _ = row.round()
+    assert run.calls - first == 1 + measured.launches * len(measured.samples)
+    assert row.clock.samples == 1 + 2 * len(measured.samples)  # the first found the number of launches
+
+
+def test_the_first_round_is_preceded_by_launches_too():
+    log = []
+    row, _ = timer(1e-2, log=log, name="run")
+    measured, _ = row.round()
+    assert len(log) > measured.launches * len(measured.samples)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1e-6, 50), (1e-3, 50), (6e-3, 50), (1e-2, 34), (0.1, 4), (0.3, 2), (0.34, 1), (5.0, 1)],
+)
+def test_a_round_has_one_to_fifty_samples_within_a_sixth_of_the_time(seconds, expected):
+    row, _ = timer(seconds)
+    measured, _ = row.round()
+    assert len(measured.samples) == expected
+    without_last = sum(sample.wall_s for sample in measured.samples[:-1])
+    assert without_last < OPTIONS.max_time_s / 6 + 1e-9
+
+
+def test_launches_are_found_once():
+    row, _ = timer(1e-4)
+    first, _ = row.round()
+    second, _ = row.round()
+    assert first.launches == second.launches == row.launches == 11
+
+
+def test_a_row_sums_up_the_seconds_of_its_samples():
+    row, _ = timer(0.1)
+    for _ in range(3):
+        row.round()
+    assert row.spent_s == pytest.approx(3 * 4 * 0.1)
+    assert row.values == [pytest.approx(0.1)] * 3
+
+
+def test_a_steady_row_stops_after_six_rounds():
+    row, _ = timer(1e-3)
+    stops = [row.round()[1] for _ in range(6)]
+    assert stops == [None] * 5 + ["precision"]
+
+
+def test_a_slow_row_stops_when_its_time_is_spent():
+    row, _ = timer(1.1)
+    assert [row.round()[1] for _ in range(2)] == [None, "max_time"]
+
+
+def test_flags_of_the_clock_reach_the_round():
+    row, _ = timer(0.1, flag_every=2)
+    measured, _ = row.round()
+    assert [bool(sample.flags) for sample in measured.samples] == [True, False, True, False]
+
+
+# All rows
+
+
+def rotation(seconds, seed=0, canaries=True, errors=None, options=OPTIONS):
+    """Timers of rows with these simulated times, and all events of their rotation."""
+    device = FakeDevice()
+    errors = errors or {}
+    timers = {
+        row: RowTimer(FakeRun(device, s, *errors.get(row, ())), FakeClock(device), options)
+        for row, s in enumerate(seconds)
+    }
+    kernels = {"compute": FakeRun(device, 2e-3), "memory": FakeRun(device, 3e-3)} if canaries else {}
+    return timers, kernels, interleave(timers, kernels, FakeClock(device), seed)
+
+
+def by_round(events):
+    rounds = {}
+    for event in events:
+        if isinstance(event, Measured):
+            rounds.setdefault(event.index, []).append(event)
+    return rounds
+
+
+def test_every_active_row_is_measured_once_a_round():
+    _, _, events = rotation([1e-3, 1.1, 1e-2])
+    rounds = by_round(events)
+    assert [sorted(e.row for e in rounds[index]) for index in range(6)] == [[0, 1, 2]] * 2 + [[0, 2]] * 4
+    assert len(rounds) == 6
+
+
+def test_a_row_leaves_with_its_stop_reason():
+    _, _, events = rotation([1e-3, 1.1])
+    last = {}
+    for event in (e for e in events if isinstance(e, Measured)):
+        assert last.get(event.row) is None
+        last[event.row] = event.stop
+    assert last == {0: "precision", 1: "max_time"}
+
+
+def test_the_order_is_shuffled_and_follows_from_the_seed():
+    def orders(seed):
+        return [[e.row for e in found] for found in by_round(rotation([1e-3] * 6, seed)[2]).values()]
+
+    assert orders(1) == orders(1)
+    assert orders(1) != orders(2)
+    assert len({tuple(order) for order in orders(1)}) > 1  # not the same in every round
+
+
+def test_canaries_are_timed_at_the_start_of_each_round():
+    _, kernels, events = rotation([1e-3, 1e-3])
+    found = list(events)
+    canaries = [e for e in found if isinstance(e, Canaries)]
+    assert [c.index for c in canaries] == list(range(6))
+    assert all(c.seconds == {"compute": pytest.approx(2e-3), "memory": pytest.approx(3e-3)} for c in canaries)
+    assert [kernel.calls for kernel in kernels.values()] == [12, 12]  # an untimed launch before each
+    positions = [i for i, e in enumerate(found) if isinstance(e, Canaries)]
+    assert [found[i + 1].index for i in positions] == list(range(6))
+
+
+def test_without_canaries_there_are_rounds_only():
+    assert all(isinstance(e, Measured) for e in rotation([1e-3], canaries=False)[2])
+
+
+def test_without_rows_nothing_happens():
+    assert list(rotation([])[2]) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broke"), MemoryError(), KeyError("x"), AssertionError()], ids=repr)
+def test_a_row_that_raises_leaves_and_the_others_go_on(error):
+    _, _, events = rotation([1e-3, 1e-3, 1e-3], errors={1: (error, 200)})
+    found = [e for e in events if isinstance(e, Measured)]
+    broken = [e for e in found if e.row == 1]
+    assert broken[-1].error is error
+    assert broken[-1].round is None
+    assert broken[-1].stop is None
+    assert all(e.error is None for e in broken[:-1])
+    assert 1 < len(broken) < 6
+    assert {e.row: e.stop for e in found if e.row != 1} == {0: "precision", 2: "precision"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)], ids=repr)
+def test_an_interrupt_passes_through_after_what_was_measured(error):
+    _, _, events = rotation([1e-3, 1e-3], errors={0: (error, 300)})
+    found = []
+    with pytest.raises(type(error)):
+        collect(events, found)
+    assert sum(isinstance(e, Measured) and e.round is not None for e in found) >= 4
+
+
+def collect(events, into):
+    """Unlike list.extend, keeps what came before an error."""
+    for event in events:
+        into.append(event)
+
+
+def test_rows_keep_their_own_indices():
+    device = FakeDevice()
+    timers = {7: RowTimer(FakeRun(device), FakeClock(device), OPTIONS)}
+    assert {e.row for e in interleave(timers, {}, FakeClock(device), 0)} == {7}
+    assert list(timers) == [7]  # the caller's mapping is left as it was
