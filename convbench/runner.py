@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 import time
 import traceback
 from contextlib import nullcontext
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.backends import AUTO, Backend, BackendSpec, Candidate, Plan, PlanOptions
 from convbench.errors import ConvbenchError, InputError, UnsupportedError, unknown_name
+from convbench.journal import canary_line, case_line, failure_line, round_line
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
-from convbench.result import Row, RowKey, Status, canary_line, case_line, failure_line, round_line
+from convbench.result import Row, RowKey, Status
 from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave
 from convbench.units import format_bytes
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
     from convbench.operands import Operands
     from convbench.suite import Suite
+
+
+FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:\\(?:[^\\\s]+\\)+|/(?:[^/\s:'\"]+/)+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,18 +133,24 @@ def tasks(cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int) -> 
     """
     found: list[Task] = []
     seen: set[RowKey] = set()
-    reasons = [_ask(spec.backend, "probe") for spec in specs]
+    reasons = [probe(spec.backend) for spec in specs]
     devices = ["" if reason else _ask(spec.backend, "device").name for spec, reason in zip(specs, reasons, strict=True)]
     for case in cases:
         for spec, unavailable, device in zip(specs, reasons, devices, strict=True):
             offered = candidates(spec, case)
-            names = [spec.algorithm] if spec.algorithm else [name for name in offered if name != AUTO]
+            names = [spec.algorithm] if spec.algorithm else [name for name in offered if name != AUTO] or [*offered]
             for name in names:
                 key = RowKey(case=case, backend=spec.backend.name, algorithm=name, device=device, threads=threads)
                 if key not in seen:
                     seen.add(key)
                     found.append(Task(len(found), key, spec.backend, offered[name], unavailable))
     return found
+
+
+def probe(backend: Backend) -> str | None:
+    """None if the backend is usable, else why not."""
+    reason: str | None = _ask(backend, "probe")
+    return reason
 
 
 def candidates(spec: BackendSpec, case: Case) -> dict[str, Candidate]:
@@ -263,7 +274,6 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
     timers: dict[int, RowTimer] = {}
     operands: dict[tuple[Problem, Dtype], Operands] = {}
     last = {task.operands_id: task.index for task in group}
-    device = group[0].backend.device() if group else None
     for task in group:
         yield Progress(task.index, "verify")
         if task.operands_id not in operands:
@@ -273,9 +283,12 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
             del operands[task.operands_id]  # the plans hold what they need
         yield case_line(task.index, row)
         if plan is not None:
-            timers[task.index] = RowTimer(plan.run, task.backend.device().clock(options.threads), options.timing)
-    if not timers or device is None:
+            clock = _ask(task.backend, "device").clock(options.threads)
+            timers[task.index] = RowTimer(plan.run, clock, options.timing)
+    if not timers:
         return
+    # One device's canaries stand for the machine that all of them are in.
+    device = _ask(next(task.backend for task in group if task.index in timers), "device")
     try:
         for event in interleave(timers, device.canaries(), device.clock(options.threads), options.seed):
             if isinstance(event, Canaries):
@@ -355,7 +368,8 @@ def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> 
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line: its type, its text, and where it was raised."""
+    """An exception in one line: its type, its text without the folders of absolute paths, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"[:500]
+    text = FOLDERS.sub("", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}{where}"[:500]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import __version__, environment
 from convbench.errors import InputError
+from convbench.journal import Journal, read_run
 from convbench.machine import Machine
-from convbench.result import Journal, Status, read_run
+from convbench.result import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,9 @@ def resume(path: Path, new: dict[str, Any], found: Sequence[Task]) -> tuple[Jour
         old = old_conditions.get(name)
         if old != value:
             raise InputError(f"{path} cannot be resumed: its {name} was {old}, now {value}")
-    finished = {row.key for row in done.rows if row.status is not Status.PARTIAL}
+    # More memory, or what was missing on the machine, may be there now.
+    again = {Status.PARTIAL, Status.SKIPPED, Status.UNAVAILABLE}
+    finished = {row.key for row in done.rows if row.status not in again}
     todo = [task for task in found if task.key not in finished]
     return Journal.reopen(path, done.end), [replace(task, index=done.next_row + i) for i, task in enumerate(todo)]
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from convbench import __version__
 from convbench.cli import COMMANDS, main
-from convbench.result import read_run
+from convbench.journal import read_run
 from convbench.suite import builtin_suites
 
 GOLDEN = Path(__file__).parent / "data" / "run-v1.jsonl"

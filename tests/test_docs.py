@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from convbench.cli import COMMANDS, main
+from convbench.journal import read_run
 from convbench.problem import ConvPass
-from convbench.result import Status, read_run
+from convbench.result import Status
 from convbench.suite import parse_suite
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ LAYERS = [
     {"suite", "machine", "datasheet"},
     {"backends"},
     {"timing", "reference", "verify", "calibrate"},
-    {"environment", "result"},
+    {"environment", "result", "journal"},
     {"runner", "session", "testing", "roofline", "compare"},
     {"render", "formats"},
     {"cli"},

@@ -11,11 +11,12 @@ import pytest
 
 from convbench.backends import Sample
 from convbench.datasheet import load_datasheet
+from convbench.journal import read_run
 from convbench.problem import PRECISIONS, Case, ConvPass, Epilogue, Layout, Problem
 from convbench.render import FORMATS, Column, Table, render
 from convbench.render.analysis import analysis_table
 from convbench.render.results import backends_table, fastest, headline, row_facts, rows_table, totals_table
-from convbench.result import Row, RowKey, Run, Status, read_run
+from convbench.result import Row, RowKey, Run, Status
 from convbench.runner import Selection
 from convbench.suite import load_suite
 from convbench.timing import Round
@@ -428,7 +429,19 @@ def test_any_width_gives_a_table(make, width):
     table = bare(make(GOLDEN))
     lines = render([table], "table", width=width).splitlines()
     assert len(lines) >= 2 + len(table.rows)
-    assert max(map(len, lines)) <= max(width, 1)
+    assert max(len(line) for line in lines if not line.startswith("left out for want of width: ")) <= width
+
+
+def test_a_narrow_terminal_leaves_out_what_is_least_needed():
+    """What is left is whole, and what is missing is said."""
+    table = bare(rows_table(GOLDEN))
+    wide, narrow = (render([table], "table", width=width) for width in (200, 105))
+    left_out = narrow.splitlines()[-1].removeprefix("left out for want of width: ").split(", ")
+    assert left_out == ["flop/B", "error"]
+    assert "…" not in narrow
+    for column in table.shown():
+        assert (column.header in narrow.splitlines()[1]) == (column.header not in left_out)
+        assert column.header in wide
 
 
 def test_notes_are_never_cut():

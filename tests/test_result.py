@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 
 from convbench.backends import Sample
 from convbench.errors import ConvbenchError, InputError
-from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
-from convbench.render import render
-from convbench.render.results import backends_table, rows_table, totals_table
-from convbench.result import (
-    BROKEN,
+from convbench.journal import (
     SCHEMA_VERSION,
     UPGRADES,
     Journal,
-    Row,
-    RowKey,
-    Status,
     canary_line,
     case_line,
     failure_line,
@@ -32,6 +25,10 @@ from convbench.result import (
     read_run,
     round_line,
 )
+from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.render import render
+from convbench.render.results import backends_table, rows_table, totals_table
+from convbench.result import BROKEN, Row, RowKey, Status
 from convbench.timing import Round
 from convbench.work import Phase, Work
 

@@ -12,8 +12,9 @@ from convbench import verify
 from convbench.backends import AUTO, BackendSpec, Candidate
 from convbench.backends.cpu import CpuBackend
 from convbench.errors import InputError, UnsupportedError
+from convbench.journal import SCHEMA_VERSION, fold
 from convbench.problem import PRECISIONS, ConvPass, Dtype, Epilogue, Layout, MathMode
-from convbench.result import SCHEMA_VERSION, Status, fold
+from convbench.result import Status
 from convbench.runner import (
     Progress,
     RunOptions,

@@ -17,7 +17,8 @@ import pytest
 from convbench import session
 from convbench.backends import BackendSpec
 from convbench.errors import InputError
-from convbench.result import Journal, Row, Status, canary_line, case_line, read_run
+from convbench.journal import Journal, canary_line, case_line, read_run
+from convbench.result import Row, Status
 from convbench.runner import Progress, RunOptions, Selection, run, tasks
 from convbench.suite import parse_suite
 from convbench.testing import FakeAlgorithm, FakeBackend

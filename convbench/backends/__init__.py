@@ -230,6 +230,6 @@ def _from_file(path: Path, class_name: str) -> Backend:
     try:
         spec.loader.exec_module(module)
         backend: Backend = getattr(module, class_name)()
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything, or end the program
         raise InputError(f"backend {path}:{class_name} failed to load: {type(error).__name__}: {error}") from error
     return backend

@@ -100,11 +100,12 @@ def backends(output_format: str) -> None:
       convbench list backends
     """
     from convbench.backends import available, load
+    from convbench.runner import probe
 
     rows = []
     for name, entry in available().items():
         backend = load(entry)
-        reason = "failed to load" if backend is None else backend.probe()
+        reason = "failed to load" if backend is None else probe(backend)
         distribution = entry.dist
         rows.append({
             "name": name, "distribution": distribution.name if distribution else None,

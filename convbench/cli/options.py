@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Parsed(click.ParamType[Any]):
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in recent versions of click
     """An option value read by one of the library's parsers; its errors become click's."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

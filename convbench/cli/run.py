@@ -92,10 +92,11 @@ def command(
 
 def _backends(texts: tuple[str, ...]) -> list[BackendSpec]:
     from convbench.backends import AUTO, BackendSpec, available, load, parse_backend
+    from convbench.runner import probe
 
     if texts:
         return [parse_backend(text) for text in texts]
-    usable = [b for entry in available().values() if (b := load(entry)) and b.probe() is None]
+    usable = [b for entry in available().values() if (b := load(entry)) and probe(b) is None]
     if not usable:
         raise InputError("no usable backend; `convbench list backends` says why")
     return [BackendSpec(backend, AUTO) for backend in usable]
@@ -128,8 +129,9 @@ def _measure(
     force: bool, quiet: bool, output_format: str,
 ) -> None:  # fmt: skip
     from convbench import session
+    from convbench.journal import Journal, read_run
     from convbench.render.results import rows_table, totals_table
-    from convbench.result import BROKEN, Journal, read_run
+    from convbench.result import BROKEN
     from convbench.runner import Progress, Spent, run
 
     header = session.header(found, options, suites, sys.argv[1:])

@@ -22,8 +22,8 @@ def command(run: Path, view: str | None, output_format: str) -> None:
       convbench show runs/alexnet.jsonl
       convbench show runs/alexnet.jsonl --by network --format markdown
     """
+    from convbench.journal import read_run
     from convbench.render.results import backends_table, rows_table, totals_table
-    from convbench.result import read_run
 
     found = read_run(run)
     tables = []

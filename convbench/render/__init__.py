@@ -24,6 +24,8 @@ class Column:
     right: bool = False
     hidden: bool = False
     """Left out of the text formats, kept in JSON and CSV."""
+    spare: int = 0
+    """Where a terminal is too narrow, columns are left out by this number, the largest first; never those of 0."""
     text_only: bool = False
     """Left out of JSON and CSV, which have the values that it is made of."""
 

@@ -55,14 +55,14 @@ def analysis_table(cases: Sequence[Case], sheet: Datasheet | None) -> Table:
 
     columns = [
         Column(key="suite", header="suite", hidden=constant("suite")), Column(key="problem", header="problem"),
-        Column(key="shape", header="shape"), Column(key="pass", header="pass"),
+        Column(key="shape", header="shape", spare=2), Column(key="pass", header="pass"),
         *(Column(key=key, header=key, hidden=constant(key)) for key in ("dtype", "layout", "epilogue", "repeat")),
-        Column(key="nominal_macs", header="GMAC", show=lambda v: significant(v / 1e9), right=True),
+        Column(key="nominal_macs", header="GMAC", show=lambda v: significant(v / 1e9), right=True, spare=1),
         Column(key="nominal_flops", header="Gflop", show=lambda v: significant(v / 1e9), right=True),
-        Column(key="exact_share", header="no padding", show=lambda v: f"{100 * v:.0f}%", right=True),
+        Column(key="exact_share", header="no padding", show=lambda v: f"{100 * v:.0f}%", right=True, spare=3),
         Column(key="compulsory_bytes", header="bytes", show=lambda v: format_si(v, "B"), right=True),
         Column(key="flop_per_byte", header="flop/B", show=significant, right=True),
-        Column(key="flop_per_byte_no_reuse", header="no reuse", show=significant, right=True),
+        Column(key="flop_per_byte_no_reuse", header="no reuse", show=significant, right=True, spare=4),
         *(Column(key=key, header=key, hidden=True) for key in ("exact_flops", "no_reuse_bytes", "mac_per_input_byte")),
     ]  # fmt: skip
     notes = []

@@ -99,6 +99,8 @@ def rows_table(run: Run) -> Table:
             fact["name"] += f" ({row.resolved})"
         fact["family"] = row.key.case.layout
         fact["shown_time"] = row.status if row.time_s is None else format_time(row.time_s)
+        if row.time_s is not None and row.status is Status.PARTIAL:
+            fact["shown_time"] += " (partial)"
         facts.append(fact)
 
     usual = {"suite": None, "dtype": "fp32", "family": "nchw", "epilogue": "none"}
@@ -108,7 +110,7 @@ def rows_table(run: Run) -> Table:
         if len(found := {f[key] for f in facts}) > 1 or (key != "suite" and found - {value})
     }
     columns = [
-        Column(key="suite", header="suite", hidden="suite" not in shown),
+        Column(key="suite", header="suite", hidden="suite" not in shown, spare=4),
         Column(key="problem", header="problem"),
         Column(key="pass", header="pass"),
         Column(key="dtype", header="dtype", hidden="dtype" not in shown),
@@ -119,9 +121,9 @@ def rows_table(run: Run) -> Table:
         Column(key="half_width", header="±", show=_percent, right=True),
         Column(key="times_fastest", header="× best", show=lambda v: f"{v:.2f}", right=True),
         Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True),
-        Column(key="executed_flop_per_s", header="exec.", show=_rate, right=True),
-        Column(key="arithmetic_intensity", header="flop/B", show=significant, right=True),
-        Column(key="rms_error", header="error", show=_error, right=True),
+        Column(key="executed_flop_per_s", header="exec.", show=_rate, right=True, spare=1),
+        Column(key="arithmetic_intensity", header="flop/B", show=significant, right=True, spare=3),
+        Column(key="rms_error", header="error", show=_error, right=True, spare=2),
     ]
     visible = {column.key for column in columns}
     text_only = {"name", "shown_time", "family"}
