@@ -68,7 +68,9 @@ def warnings(environment: dict[str, Any], machine: Machine) -> list[str]:
         )
     load = (environment["load"] or [0.0])[0]
     if load > 0.5 * cpus:
-        found.append(f"load average {load:.2f} on {cpus} CPUs before the run: other processes will disturb it")
+        found.append(
+            f"load average {load:.2f} on {cpus} CPUs in the last minute: what else is running will disturb this run"
+        )
     return found
 
 

@@ -135,7 +135,10 @@ class RowTimer:
         self.warmup_s += time.perf_counter() - started
         samples: list[Sample] = []
         spent = 0.0
-        while not samples or (len(samples) < self.options.max_samples and spent < self.options.max_time_s / 6):
+        # Another sample only if it fits, so that six rounds do as long as one launch lasts a sixth of the time.
+        while not samples or (
+            len(samples) < self.options.max_samples and spent + samples[-1].wall_s <= self.options.max_time_s / 6
+        ):
             samples.append(self.clock.sample(self.run, self.launches))
             spent += samples[-1].wall_s
         measured = Round(self.launches, tuple(samples))

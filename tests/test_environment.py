@@ -227,7 +227,9 @@ def test_load_above_half_the_cpus_is_a_warning(load, count):
     found = warnings(surroundings(load=load), AVX512)
     assert len(found) == count
     if count:
-        assert found[0] == (f"load average {load:.2f} on 4 CPUs before the run: other processes will disturb it")
+        assert found[0] == (
+            f"load average {load:.2f} on 4 CPUs in the last minute: what else is running will disturb this run"
+        )
 
 
 def test_unknown_surroundings_give_no_warning():

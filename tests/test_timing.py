@@ -244,14 +244,23 @@ def test_the_first_round_is_preceded_by_launches_too():
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(1e-6, 50), (1e-3, 50), (6e-3, 50), (1e-2, 34), (0.1, 4), (0.3, 2), (0.34, 1), (5.0, 1)],
+    [(1e-6, 50), (1e-3, 50), (6e-3, 50), (1e-2, 33), (0.1, 3), (0.3, 1), (0.34, 1), (5.0, 1)],
 )
 def test_a_round_has_one_to_fifty_samples_within_a_sixth_of_the_time(seconds, expected):
     row, _ = timer(seconds)
     measured, _ = row.round()
     assert len(measured.samples) == expected
-    without_last = sum(sample.wall_s for sample in measured.samples[:-1])
-    assert without_last < OPTIONS.max_time_s / 6 + 1e-9
+    assert len(measured.samples) == 1 or measured.spent_s <= OPTIONS.max_time_s / 6 + 1e-9
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.07, 0.11, 0.2, 0.33])
+def test_six_rounds_fit_where_a_launch_lasts_up_to_a_sixth_of_the_time(seconds):
+    """So that every such row has an interval."""
+    row, _ = timer([seconds * (1 + 0.1 * (i % 7)) / 1.7 for i in range(7)])  # too noisy to be precise
+    rounds = 0
+    while row.round()[1] is None:
+        rounds += 1
+    assert rounds + 1 >= 6
 
 
 def test_launches_are_found_once():
@@ -265,7 +274,7 @@ def test_a_row_sums_up_the_seconds_of_its_samples():
     row, _ = timer(0.1)
     for _ in range(3):
         row.round()
-    assert row.spent_s == pytest.approx(3 * 4 * 0.1)
+    assert row.spent_s == pytest.approx(3 * 3 * 0.1)
     assert row.values == [pytest.approx(0.1)] * 3
 
 
@@ -283,7 +292,7 @@ def test_a_slow_row_stops_when_its_time_is_spent():
 def test_flags_of_the_clock_reach_the_round():
     row, _ = timer(0.1, flag_every=2)
     measured, _ = row.round()
-    assert [bool(sample.flags) for sample in measured.samples] == [True, False, True, False]
+    assert [bool(sample.flags) for sample in measured.samples] == [True, False, True]
 
 
 # All rows
