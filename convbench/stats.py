@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["first_quartile", "median", "median_interval"]
-
-
-def first_quartile(values: Sequence[float]) -> float:
-    """The 25th percentile, interpolated linearly between order statistics (R's type 7)."""
-    ordered = sorted(values)
-    position = (len(ordered) - 1) / 4
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+__all__ = ["median", "median_interval"]
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:

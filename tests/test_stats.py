@@ -4,12 +4,11 @@ import math
 from fractions import Fraction
 from statistics import median as exact_median
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbench.stats import first_quartile, median, median_interval
+from convbench.stats import median, median_interval
 
 PROPERTY = settings(deadline=None, max_examples=150)
 CONFIDENCES = [0.9, 0.95, 0.99]
@@ -96,31 +95,6 @@ def test_more_confidence_is_no_narrower(values):
 
 
 @PROPERTY
-@given(samples)
-def test_the_first_quartile_is_numpys(values):
-    before = list(values)
-    got = first_quartile(values)
-    assert values == before
-    assert got == pytest.approx(float(np.percentile(values, 25)), rel=1e-12, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("values", "quartile"),
-    [([7], 7), ([4, 2], 2.5), ([3, 1, 2], 1.5), ([4, 3, 2, 1], 1.75), ([5, 4, 3, 2, 1], 2), ((9, 1, 1, 1, 1), 1)],
-)
-def test_first_quartile_by_hand(values, quartile):
-    assert first_quartile(values) == quartile
-
-
-@PROPERTY
-@given(samples, st.randoms(use_true_random=False))
-def test_the_first_quartile_ignores_order_and_lies_below_the_median(values, random):
-    assert first_quartile(random.sample(values, len(values))) == first_quartile(values)
-    tolerance = 1e-9 * max(map(abs, values))
-    assert min(values) - tolerance <= first_quartile(values) <= median(values) + tolerance
-
-
-@PROPERTY
 @given(
     st.lists(st.integers(-1000, 1000), min_size=1, max_size=40),
     st.sampled_from([0.5, 2, 1024]),
@@ -130,7 +104,6 @@ def test_statistics_scale_and_shift_with_their_values(values, scale, shift):
     # powers of two and small integers: nothing rounds, so equality is exact
     moved = [value * scale + shift for value in values]
     assert median(moved) == median(values) * scale + shift
-    assert first_quartile(moved) == first_quartile(values) * scale + shift
     interval, moved_interval = median_interval(values), median_interval(moved)
     assert (interval is None) == (moved_interval is None)
     if interval is not None:
