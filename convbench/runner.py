@@ -7,7 +7,6 @@ import math
 import re
 import time
 import traceback
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +237,10 @@ def run(found: Sequence[Task], options: RunOptions, spent: Spent | None = None) 
             yield case_line(task.index, Row(key=task.key, status=refused[0], reason=refused[1]))
         else:
             runnable.append(task)
-    with _blas_threads(options.threads):
+    import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(options.threads):
         for group in groups_by_memory(runnable, options.max_memory):
             yield from _run_group(group, options, spent)
 
@@ -259,13 +261,6 @@ def _refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
             f"{format_bytes(verification_bytes(task.case))}); --max-memory is {format_bytes(max_memory)}"
         )
     return None
-
-
-def _blas_threads(threads: int) -> Any:
-    import numpy  # noqa: F401, ICN001  its BLAS must be loaded to be limited
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(threads) if threads else nullcontext()
 
 
 def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iterator[dict[str, Any] | Progress]:
