@@ -33,6 +33,8 @@ SIGMAS = 6.0
 DRAWS = 2
 SMALL_MACS = 1 << 22
 """Problems up to this size are compared element by element, whole."""
+CONTRACTED_ELEMENTS = 1 << 20
+"""Elements that a contraction converts to float64 at once."""
 SAMPLES = 256
 """Least number of elements compared one by one in larger ones."""
 
@@ -289,13 +291,15 @@ class _Checker:
 def _contract(array: NDArray[Any], axis: int, signs: NDArray[np.float64], power: int = 1) -> NDArray[np.float64]:
     """Σ signs[d, m]·array[…m…]^power in float64, with d in the place of m: (…, draws, …)."""
     moved = np.moveaxis(array, axis, 0)
-    total = np.zeros((len(signs), *moved.shape[1:]))
-    for m, values in enumerate(moved):
-        block = values.astype(np.float64)
+    total = np.zeros((len(signs), math.prod(moved.shape[1:])))
+    count = max(1, CONTRACTED_ELEMENTS // max(1, total.shape[1]))
+    for start in range(0, len(moved), count):
+        chosen = moved[start : start + count]
+        block = chosen.astype(np.float64).reshape(len(chosen), total.shape[1])
         if power == 2:
             block *= block
-        for d in range(len(signs)):
-            total[d] += signs[d, m] * block
+        total += signs[:, start : start + count] @ block
+    total = total.reshape(len(signs), *moved.shape[1:])
     return np.moveaxis(total, 0, axis)
 
 

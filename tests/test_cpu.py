@@ -505,3 +505,14 @@ def test_chunked_fft_counts_what_it_transforms_again(monkeypatch):
             assert (
                 product.flops >= 8 * case.problem.groups * math.prod(FftPlanner(case).roles) * FftPlanner(case).bins
             ), label
+
+
+def test_a_stride_of_very_many_phases_is_refused_by_fft_at_once():
+    """Counted, never enumerated: 20 million phases per axis."""
+    huge = make_case(problem(1, 1, 1, (2**31 - 1,), (20_000_000,), stride=(90_000_049,), dilation=(7,)), ConvPass.FPROP)
+    offered = {candidate.algorithm: candidate for candidate in CpuBackend().algorithms(huge)}
+    assert offered["fft"].reason == "the stride splits a plane into 20000000 phases, more than 1024"
+    assert offered["gemm"].reason is None
+    assert offered["auto"].memory_bytes == offered["gemm"].memory_bytes
+    with pytest.raises(UnsupportedError, match="20000000 phases"):
+        CpuBackend().plan(huge, "fft", None, PlanOptions())

@@ -7,7 +7,14 @@ import math
 from typing import TYPE_CHECKING
 
 from convbench.backends import AUTO, Candidate, PlanOptions
-from convbench.backends.cpu.planner import DirectPlanner, FftPlanner, GemmPlanner, estimated_seconds
+from convbench.backends.cpu.planner import (
+    MAX_PHASES,
+    DirectPlanner,
+    FftPlanner,
+    GemmPlanner,
+    estimated_seconds,
+    phase_count,
+)
 from convbench.errors import UnsupportedError, unknown_name
 from convbench.problem import PRECISIONS, Case, ConvPass, Layout
 
@@ -44,15 +51,13 @@ class CpuBackend:
         if reason:
             return [Candidate(name, reason) for name in (AUTO, *PLANNERS)]
         tensors = _tensor_bytes(case)
-        found = {
-            name: Candidate(name, None, tensors + planner(case).workspace_bytes) for name, planner in PLANNERS.items()
-        }
+        found = {name: _candidate(name, case, tensors) for name in PLANNERS}
         chosen = found[choose(case, threads=1)]
         return [Candidate(AUTO, None, chosen.memory_bytes), *found.values()]
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
         """The case made ready; `auto` takes the algorithm of the least estimated time."""
-        if reason := _reason(case):
+        if reason := _reason(case, algorithm):
             raise UnsupportedError(reason)
         if algorithm == AUTO:
             algorithm = choose(case, options.threads)
@@ -73,13 +78,24 @@ class CpuBackend:
 
 def choose(case: Case, threads: int) -> str:
     """Gemm or fft, by the estimate of `planner.estimated_seconds`."""
+    if _reason(case, "fft"):
+        return "gemm"
     return min(("gemm", "fft"), key=lambda name: estimated_seconds(PLANNERS[name](case).work(), threads))
 
 
-def _reason(case: Case) -> str | None:
+def _candidate(name: str, case: Case, tensor_bytes: int) -> Candidate:
+    if reason := _reason(case, name):
+        return Candidate(name, reason)
+    return Candidate(name, None, tensor_bytes + PLANNERS[name](case).workspace_bytes)
+
+
+def _reason(case: Case, algorithm: str = AUTO) -> str | None:
     if case.precision not in {"fp32", "fp64"}:
         names = ", ".join(name for name in PRECISIONS if name in {"fp32", "fp64"})
         return f"NumPy has no {case.precision} arithmetic; the cpu backend computes in {names}"
+    phases = math.prod(map(phase_count, case.problem.axes)) if algorithm == "fft" else 1
+    if phases > MAX_PHASES:
+        return f"the stride splits a plane into {phases} phases, more than {MAX_PHASES}"
     return None
 
 

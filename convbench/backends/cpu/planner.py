@@ -17,6 +17,8 @@ GATHER_BYTES = 8 << 20
 """Target size of a chunk's gathered matrix: stays in a last-level cache, long enough for a fast product."""
 WGRAD_GATHER_BYTES = 32 << 20
 """The same for wgrad, whose product sums over the chunk and adds the whole of dw once per chunk."""
+MAX_PHASES = 1024
+"""Most phases that a strided plane is decomposed into for the FFT; more are beyond any sensible use of it."""
 FFT_BYTES = 512 << 20
 """Largest workspace of the FFT, which holds whole planes and, where they fit, all filter spectra."""
 
@@ -238,13 +240,18 @@ def axis_phases(axis: Axis) -> tuple[AxisPhase, ...]:
     common = math.gcd(axis.stride, axis.dilation)
     tap_step, row_step = axis.stride // common, axis.dilation // common
     phases = []
-    for tap in range(min(axis.filter, tap_step)):
+    for tap in range(phase_count(axis)):
         row, residue = divmod(tap * axis.dilation, axis.stride)
         start = residue - axis.before
         low = max(0, -(start // axis.stride))
         high = min(phase_length(axis), (axis.input - 1 - start) // axis.stride + 1)
         phases.append(AxisPhase(tap, tap_step, row, row_step, start, low, max(low, high)))
     return tuple(phases)
+
+
+def phase_count(axis: Axis) -> int:
+    """Length of `axis_phases`, without making them."""
+    return min(axis.filter, axis.stride // math.gcd(axis.stride, axis.dilation))
 
 
 def phase_length(axis: Axis) -> int:
