@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("numpy", "scipy", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend")
 VARIABLE_PREFIXES = ("OPENBLAS_", "OMP_", "MKL_", "BLIS_", "MALLOC_", "VECLIB_", "NUMEXPR_")
 OPTION = re.compile(r"--[^=/]*=|-[A-Za-z]=?")
-"""What may stand before a path in an argument: `--output=/tmp/x`, `-o/tmp/x`."""
+"""What may stand before a path in an argument: `--output=/a/b`, `-o/a/b`."""
 SEPARATOR = re.compile(r"([;,])" if os.name == "nt" else r"([:;,])")
 """What may stand between paths, or between a path and a class; on Windows a colon follows a drive."""
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
