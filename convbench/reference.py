@@ -31,7 +31,7 @@ def fprop(axes: Sequence[Axis], x: NDArray[Any], w: NDArray[Any], power: int = 1
     """Y (N, G, K/G, output…) of x and w; with `power` 2, of their squares."""
     weights = _raised(w, power)
     y = np.zeros((*x.shape[:2], w.shape[1], *(a.output for a in axes)))
-    for images in _blocks(x):
+    for images in _blocks(axes, x, x.shape[2]):
         padded = _pad(axes, _raised(x[images], power))
         for tap, window in _windows(axes):
             product = weights[index(..., *tap)] @ _flat(padded[index(..., *window)])
@@ -43,7 +43,7 @@ def dgrad(axes: Sequence[Axis], dy: NDArray[Any], w: NDArray[Any], power: int = 
     """Dx (N, G, C/G, input…) of dy and w; with `power` 2, of their squares."""
     weights = _raised(w, power).swapaxes(1, 2)
     dx = np.zeros((*dy.shape[:2], w.shape[2], *(a.input for a in axes)))
-    for images in _blocks(dy):
+    for images in _blocks(axes, dy, w.shape[2]):
         gradient = _flat(_raised(dy[images], power))
         padded = np.zeros((*dx[images].shape[:3], *map(_padded_extent, axes)))
         for tap, window in _windows(axes):
@@ -56,7 +56,7 @@ def dgrad(axes: Sequence[Axis], dy: NDArray[Any], w: NDArray[Any], power: int = 
 def wgrad(axes: Sequence[Axis], dy: NDArray[Any], x: NDArray[Any], power: int = 1) -> NDArray[np.float64]:
     """Dw (G, K/G, C/G, taps…) of dy and x; with `power` 2, of their squares."""
     dw = np.zeros((dy.shape[1], dy.shape[2], x.shape[2], *(a.filter for a in axes)))
-    for images in _blocks(x):
+    for images in _blocks(axes, x, x.shape[2]):
         gradient = _images_last(_raised(dy[images], power))  # (G, K/G, points)
         padded = _pad(axes, _raised(x[images], power))
         for tap, window in _windows(axes):
@@ -69,8 +69,10 @@ def _raised(array: NDArray[Any], power: int) -> NDArray[np.float64]:
     return values if power == 1 else values**power
 
 
-def _blocks(images: NDArray[Any]) -> Iterator[slice]:
-    count = max(1, BLOCK_BYTES // max(1, 8 * math.prod(images.shape[1:])))
+def _blocks(axes: Sequence[Axis], images: NDArray[Any], channels: int) -> Iterator[slice]:
+    """Blocks of images whose float64 copy, and padded input planes of `channels` per group, are of bounded size."""
+    padded = images.shape[1] * channels * math.prod(map(_padded_extent, axes))
+    count = max(1, BLOCK_BYTES // max(1, 8 * max(padded, math.prod(images.shape[1:]))))
     return (slice(start, start + count) for start in range(0, images.shape[0], count))
 
 

@@ -1,6 +1,8 @@
 """From suites and backends to journal lines, on the fake backend: real operands and verification, simulated time."""
 
+import itertools
 import json
+import tracemalloc
 import weakref
 from dataclasses import replace
 
@@ -9,11 +11,11 @@ import pytest
 
 from convbench import operands as operands_module
 from convbench import verify
-from convbench.backends import AUTO, BackendSpec, Candidate
+from convbench.backends import AUTO, BackendSpec, Candidate, ErrorBound
 from convbench.backends.cpu import CpuBackend
 from convbench.errors import InputError, UnsupportedError
 from convbench.journal import SCHEMA_VERSION, fold
-from convbench.problem import PRECISIONS, ConvPass, Dtype, Epilogue, Layout, MathMode
+from convbench.problem import PRECISIONS, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import Status
 from convbench.runner import (
     Progress,
@@ -29,7 +31,7 @@ from convbench.runner import (
     verification_bytes,
 )
 from convbench.suite import load_suite, parse_suite
-from convbench.testing import FakeAlgorithm, FakeBackend
+from convbench.testing import FakeAlgorithm, FakeBackend, reference_output
 from convbench.timing import TimingOptions
 
 SUITE = parse_suite(
@@ -511,30 +513,47 @@ def test_every_row_of_a_group_is_verified_before_any_is_timed():
     assert kinds[len(found)] == "canary"
 
 
-def test_verification_sees_the_first_run_of_a_poisoned_output(monkeypatch):
-    seen = []
+class RunsChanged(FakeBackend):
+    """Every run goes through `change(plan, number of the run, the real run)`."""
 
-    def check(case, output, operands, bound, seed):
-        seen.append((case.label(), bool(np.isfinite(output).all()), seed))
-        return verify.Verification(passed=True)
+    def __init__(self, change):
+        super().__init__({"quick": FakeAlgorithm()})
+        self.change = change
 
-    monkeypatch.setattr(verify, "check", check)
+    def plan(self, *arguments):
+        plan = super().plan(*arguments)
+        original, runs = plan.run, itertools.count(1)
+        plan.run = lambda: self.change(plan, next(runs), original)
+        return plan
 
-    class Watched(FakeBackend):
-        def plan(self, *arguments):
-            plan = super().plan(*arguments)
-            original = plan.run
 
-            def run_once():
-                assert np.isnan(plan.output()).all() or seen
-                original()
+def test_verification_sees_the_second_run_on_a_poisoned_output():
+    poisoned = []
 
-            plan.run = run_once
-            return plan
+    def watch(plan, number, run):
+        poisoned.append(bool(np.isnan(plan.output()).all()))
+        run()
 
-    rows = measure(backend=Watched({"quick": FakeAlgorithm()}), options=replace(OPTIONS, seed=9))
-    assert seen == [("tiny/first fprop fp32 nchw", True, 9)]
-    assert rows["quick"].status == "ok"
+    assert measure(backend=RunsChanged(watch))["quick"].status == "ok"
+    assert poisoned[1]
+
+
+def only_once(plan, number, run):
+    if number == 1:
+        run()
+
+
+def doubled_from_the_second_on(plan, number, run):
+    run()
+    if number > 1:
+        plan.output()[...] *= 2
+
+
+@pytest.mark.parametrize("change", [only_once, doubled_from_the_second_on])
+def test_a_plan_that_is_right_only_the_first_time_is_wrong_and_has_no_time(change):
+    row = measure(backend=RunsChanged(change))["quick"]
+    assert row.status == "wrong"
+    assert row.time_s is None
 
 
 @pytest.mark.parametrize("epilogue", [Epilogue.BIAS, Epilogue.BIAS_RELU])
@@ -736,3 +755,19 @@ def test_the_cpu_backend_end_to_end():
     assert {row.status for row in rows} == {Status.OK}
     assert all(row.time_s > 0 and row.resolved in {"direct", "gemm", "fft"} for row in rows)
     assert isinstance(found[0], Task)
+
+
+@pytest.mark.parametrize("conv_pass", ConvPass)
+def test_checking_a_huge_input_of_few_products_stays_within_the_prediction(conv_pass):
+    """A stride of 1000: dy is small and dx is not, so blocks sized by dy would hold all of dx and its padding."""
+    shape = Problem(batch=64, in_channels=1, out_channels=1, input_size=(100_000,), filter_size=(1,), stride=(1000,))
+    case = Case(suite="s", name="p", problem=shape, conv_pass=conv_pass)
+    operands = operands_module.Operands(shape, Dtype.FP32, 0)
+    output = reference_output(case, operands)
+    tracemalloc.start()
+    try:
+        assert verify.check(case, output, operands, ErrorBound(), seed=0).passed
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= verification_bytes(case)
