@@ -90,14 +90,16 @@ class Journal:
         """A new file with its header line.
 
         Raises:
-            InputError: the file exists and `force` is not set, or it cannot be written.
+            InputError: the file exists and `force` is not set, another run is writing it, or it cannot be written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot create folder {path.parent}: {error.strerror}") from None
         try:
-            journal = cls(path.open("w" if force else "x", encoding="utf-8"))
+            journal = cls(_locked(path, "a" if force else "x"))
+            if path.is_file():
+                os.truncate(path, 0)  # only once no other run writes it
         except FileExistsError:
             raise InputError(f"{path} exists; --resume continues it, --force overwrites it") from None
         except OSError as error:
@@ -114,17 +116,16 @@ class Journal:
         """An existing file, to be continued after its first `end` bytes; an unfinished line beyond them is cut off.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: another run is writing it, or it cannot be written.
         """
         try:
-            with path.open("rb+") as file:
-                file.truncate(end)
-                file.seek(max(0, end - 1))
-                if file.read(1) not in {b"", b"\n"}:
-                    file.write(b"\n")  # the last line is whole but for its end
-            return cls(path.open("a", encoding="utf-8"))
+            file = _locked(path, "a")
+            os.truncate(path, end)
+            if end and path.read_bytes()[-1:] != b"\n":
+                file.write("\n")  # the last line is whole but for its end
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
+        return cls(file)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Writes one line.
@@ -143,6 +144,27 @@ class Journal:
         """Closes the file."""
         with suppress(OSError):  # every line is stored, or `append` has said that it is not
             self._file.close()
+
+
+def _locked(path: Path, mode: str) -> IO[str]:
+    """The file opened, and locked for as long as it is open, so that two runs never write the same one.
+
+    Raises:
+        InputError: another run has it.
+    """
+    file = path.open(mode, encoding="utf-8")
+    try:
+        import fcntl
+    except ImportError:  # Windows has other locks: the two runs are on their own there
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{path} is being written by another run") from None
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def _plain(value: Any) -> Any:
@@ -187,6 +209,8 @@ def fold(content: bytes, where: str) -> Run:
             note = f"the last line ({number}) is unfinished and was left out"
             break
         try:
+            if b"\\u" in line:  # a lone surrogate is no text, and could not be shown
+                json.dumps(entry, ensure_ascii=False).encode()
             if header is None:
                 steps = [UPGRADES[version] for version in range(_schema(entry), SCHEMA_VERSION)]
             for step in steps:

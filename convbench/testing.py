@@ -224,15 +224,18 @@ def reference_output(case: Case, operands: Operands) -> NDArray[Any]:
 def check_backend(backend: Backend, *, count: int = 200, seed: int = 0, max_macs: int = 200_000) -> list[str]:
     """Plans and verifies random cases on every algorithm; what went wrong, a line each, nothing if all is well.
 
-    A case that the backend refuses with a reason is no fault. For the tests of a backend's author.
+    A case that the backend refuses with a reason is no fault, but that all of them are is one: nothing was tested.
+    For the tests of a backend's author.
     """
     problems = []
+    planned = 0
     for case in random_cases(seed, count, max_macs):
         linear_case = replace(case, epilogue=Epilogue.NONE)
         operands = Operands(case.problem, case.dtype, seed)
         for candidate in backend.algorithms(case):
             if candidate.reason is not None:
                 continue
+            planned += 1
             where = f"{candidate.algorithm}: {case.label()} ({case.problem.describe()})"
             try:
                 linear = backend.plan(linear_case, candidate.algorithm, operands, PlanOptions())
@@ -248,4 +251,6 @@ def check_backend(backend: Backend, *, count: int = 200, seed: int = 0, max_macs
                 reason = f"{type(error).__name__}: {error}"
             if reason:
                 problems.append(f"{where}: {reason}")
+    if not planned:
+        problems.append(f"none of {count} random cases was accepted, so nothing was tested: raise count")
     return problems

@@ -748,3 +748,10 @@ def test_random_values_in_any_field_raise_nothing_but_input_errors(changes):
 @settings(max_examples=50, deadline=None)
 def test_lines_in_any_order_raise_nothing_but_input_errors(order, count):
     check_reads_or_says_why(LINES[0] + b"".join(LINES[i] for i in order[:count]))
+
+
+def test_half_a_surrogate_pair_is_damage():
+    broken = CONTENT.replace(b'"backend":"cpu"', rb'"backend":"\ud800"', 1)
+    assert broken != CONTENT
+    with pytest.raises(InputError, match="damaged line"):
+        fold(broken, "run.jsonl")

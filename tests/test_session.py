@@ -419,3 +419,24 @@ def test_without_a_temporary_folder_it_is_a_warning(tmp_path, monkeypatch):
         pass
     assert len(said) == 1
     assert said[0].startswith("warning: no measuring lock (No such file or directory)")
+
+
+def overwrite(path):
+    return Journal.create(path, {"x": 2}, force=True)
+
+
+def go_on(path):
+    return Journal.reopen(path, 0)
+
+
+@pytest.mark.parametrize("open_again", [overwrite, go_on])
+def test_a_file_that_a_run_is_writing_is_left_alone(tmp_path, open_again):
+    path = tmp_path / "run.jsonl"
+    journal = Journal.create(path, {"x": 1})
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"run\.jsonl is being written by another run"):
+        open_again(path)
+    journal.append({"type": "canary"})
+    journal.close()
+    assert path.read_bytes().startswith(before)
+    open_again(path).close()

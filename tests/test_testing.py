@@ -235,7 +235,8 @@ def test_an_interrupt_is_none():
 
 
 def test_a_case_refused_with_a_reason_is_no_fault():
-    assert check_backend(FakeBackend({"picky": FakeAlgorithm(reason="no")}), count=5) == []
+    algorithms = {"picky": FakeAlgorithm(reason="no"), "easy": FakeAlgorithm()}
+    assert check_backend(FakeBackend(algorithms), count=5) == []
 
 
 def test_a_wrong_epilogue_is_found_out():
@@ -249,3 +250,10 @@ def test_a_wrong_epilogue_is_found_out():
     found = check_backend(NoEpilogue(), count=60)
     assert found
     assert all("bias" in line for line in found)
+
+
+def test_a_backend_that_refuses_every_case_is_not_called_good():
+    refusing = FakeBackend({"picky": FakeAlgorithm(reason="not today")})
+    assert check_backend(refusing, count=20) == [
+        "none of 20 random cases was accepted, so nothing was tested: raise count"
+    ]

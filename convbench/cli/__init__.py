@@ -6,6 +6,7 @@ Exit codes: 0 fine · 1 error in input or use · 2 command line · 6 something w
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import Any
 
@@ -60,6 +61,12 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except ConvbenchError as error:
             raise click.ClickException(" ".join(str(error).splitlines())) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has gone: click ends the program quietly
+                raise
+            raise click.ClickException(f"cannot write the output: {error.strerror}") from error
+        except UnicodeEncodeError as error:
+            raise click.ClickException(f"the output's encoding, {error.encoding}, is too small: use UTF-8") from error
         except KeyboardInterrupt:
             ctx.exit(130)
 

@@ -98,7 +98,7 @@ def format_option(command: Command) -> Command:
 
 def print_tables(tables: Sequence[Table], output_format: str) -> None:
     """Tables to stdout: in colour on a terminal without NO_COLOR, at full width where stdout is no terminal."""
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     width = None
     if terminal:
         import shutil

@@ -72,6 +72,8 @@ def command(
         raise click.UsageError("--resume needs -o, and excludes --force")
     loaded = [load_suite(name) for name in suites]
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is not None and threads > cpus:
+        raise InputError(f"--threads must be at most {cpus}, the CPUs of this process; got {threads}")
     free = available_memory_bytes()
     options = RunOptions(
         threads=threads or cpus,
