@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from convbench.backends import AUTO, Backend, BackendSpec, Candidate, Plan, PlanOptions
 from convbench.errors import ConvbenchError, InputError, UnsupportedError, unknown_name
 from convbench.journal import canary_line, case_line, failure_line, round_line
+from convbench.memory import operand_bytes, verification_bytes
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import Row, RowKey, Status
 from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave
@@ -172,31 +173,6 @@ def _ask(backend: Backend, method: str, *arguments: Any) -> Any:
     except Exception as error:  # a backend from a file may be anything
         name = getattr(backend, "name", type(backend).__name__)
         raise InputError(f"backend {name} cannot be used: {describe(error)}") from error
-
-
-def operand_bytes(case: Case) -> int:
-    """The canonical tensors that the pass reads."""
-    p = case.problem
-    x, w, y = math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape)
-    read = {ConvPass.FPROP: x + w, ConvPass.DGRAD: y + w, ConvPass.WGRAD: x + y}[case.conv_pass]
-    return read * case.dtype.itemsize
-
-
-def verification_bytes(case: Case) -> int:
-    """Float64 temporaries of verify.py: a contracted operand and output, draws and squares of each, and blocks."""
-    p = case.problem
-    x, w, y = math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape)
-    groups = p.groups
-    first, second, output, i, j = {
-        ConvPass.FPROP: (x, w, y, p.batch, p.out_channels // groups),
-        ConvPass.DGRAD: (y, w, x, p.batch, p.in_channels // groups),
-        ConvPass.WGRAD: (y, x, w, p.out_channels // groups, p.in_channels // groups),
-    }[case.conv_pass]
-    contracted, length = (first, i) if i >= j else (second, j)
-    extents = [a.before + a.input + max(0, a.after) for a in p.axes]
-    padded = p.in_channels * math.prod(extents) * 8  # one image, the least that a block of the reference holds
-    blocks = max(min(p.batch * padded, 32 << 20), padded) * 4
-    return 8 * (4 * contracted + 8 * output) // max(1, length) + blocks
 
 
 def groups_by_memory(found: Sequence[Task], max_memory: int) -> Iterator[list[Task]]:

@@ -1,0 +1,40 @@
+"""What a case is predicted to need in memory, beside what it takes."""
+
+import tracemalloc
+from dataclasses import replace
+
+import pytest
+
+from convbench import verify
+from convbench.backends import ErrorBound
+from convbench.memory import operand_bytes, verification_bytes
+from convbench.operands import Operands
+from convbench.problem import Case, ConvPass, Dtype, MathMode, Problem
+from convbench.testing import reference_output
+
+PROBLEM = Problem(batch=2, in_channels=2, out_channels=3, input_size=(6, 6), filter_size=(3, 3))
+
+
+def test_operand_bytes_are_what_the_pass_reads():
+    # x 2·2·6·6 = 144, w 3·2·3·3 = 54, y 2·3·4·4 = 96 elements of 4 bytes
+    fprop, dgrad, wgrad = (Case(suite="s", name="p", problem=PROBLEM, conv_pass=p) for p in ConvPass)
+    assert operand_bytes(fprop) == 4 * (144 + 54)
+    assert operand_bytes(dgrad) == 4 * (96 + 54)
+    assert operand_bytes(wgrad) == 4 * (144 + 96)
+    assert operand_bytes(replace(fprop, dtype=Dtype.FP64, math_mode=MathMode.FP64)) == 8 * (144 + 54)
+
+
+@pytest.mark.parametrize("conv_pass", ConvPass)
+def test_checking_a_huge_input_of_few_products_stays_within_the_prediction(conv_pass):
+    """A stride of 1000: dy is small and dx is not, so blocks sized by dy would hold all of dx and its padding."""
+    shape = Problem(batch=64, in_channels=1, out_channels=1, input_size=(100_000,), filter_size=(1,), stride=(1000,))
+    case = Case(suite="s", name="p", problem=shape, conv_pass=conv_pass)
+    operands = Operands(shape, Dtype.FP32, 0)
+    output = reference_output(case, operands)
+    tracemalloc.start()
+    try:
+        assert verify.check(case, output, operands, ErrorBound(), seed=0).passed
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= verification_bytes(case)
