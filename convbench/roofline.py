@@ -17,6 +17,10 @@ from convbench.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from convbench.counts import Cases
     from convbench.machine import Ceiling, Ceilings
     from convbench.work import Phase, Work
 
@@ -99,6 +103,27 @@ class Placement:
         return max(self.compute_s, self.memory_s) + self.latency_s
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placements:
+    """What the model says of many cases, one entry each; fields as in `Placement`.
+
+    Attributes:
+        compute_s: seconds.
+        memory_s: seconds.
+        latency_s: seconds, the same for all.
+        floor_s: seconds.
+        bound: positions in `tuple(Bound)`, int8.
+        ambiguous: the two largest times cannot be told apart.
+    """
+
+    compute_s: NDArray[np.float64]
+    memory_s: NDArray[np.float64]
+    latency_s: float
+    floor_s: NDArray[np.float64]
+    bound: NDArray[np.int8]
+    ambiguous: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """What a measured time says.
@@ -175,6 +200,44 @@ def place(
         ahead=first[0] / second[0] if second[0] else None,
         ambiguous=_ambiguous(first[:2], second[:2], thresholds),
         sigma=floor_error_s / floor_s if floor_s else 0.0,
+    )
+
+
+def place_nominal(cases: Cases, ceilings: Ceilings, *, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> Placements:
+    """`place` of the nominal work of all cases, out of main memory, in their math mode.
+
+    Raises:
+        InputError: no ceiling for the math mode, or none for main memory.
+    """
+    import statistics
+
+    import numpy as np
+
+    peak = _ceiling(ceilings.compute, cases.math_mode, "compute ceiling for math mode")
+    memory = _ceiling(ceilings.bandwidth, "dram", "bandwidth ceiling for")
+    compute_s = cases.flops.astype(np.float64) / peak.value
+    memory_s = cases.compulsory_bytes.astype(np.float64) / memory.value
+    latency_s = float(ceilings.launch.value) if ceilings.launch else 0.0
+    high, low = np.maximum(compute_s, memory_s), np.minimum(compute_s, memory_s)
+
+    # Positions in Bound; where times are equal the earlier is the larger.
+    computes = compute_s >= memory_s
+    first = np.where(high >= latency_s, np.where(computes, 0, 1), 2).astype(np.int8)
+    third = np.where(low >= latency_s, 2, np.where(computes, 1, 0)).astype(np.int8)
+    first_s, second_s = np.maximum(high, latency_s), np.maximum(low, np.minimum(high, latency_s))
+    ahead = np.divide(first_s, second_s, out=np.full(first_s.shape, np.inf), where=second_s > 0)
+
+    # `_ambiguous` solved for the ratio of the two times, once for each two ceilings.
+    sigmas = [peak.sigma, memory.sigma, ceilings.launch.sigma if ceilings.launch else 0.0]
+    normal = statistics.NormalDist().inv_cdf(thresholds.confidence)
+    limits = np.maximum(thresholds.ambiguity_ratio, np.exp(normal * np.hypot.outer(sigmas, sigmas)))
+    return Placements(
+        compute_s=compute_s,
+        memory_s=memory_s,
+        latency_s=latency_s,
+        floor_s=high + latency_s,
+        bound=first,
+        ambiguous=ahead <= limits[first, 3 - first - third],
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from convbench.backends import Sample
 from convbench.datasheet import load_datasheet
@@ -16,6 +18,7 @@ from convbench.problem import PRECISIONS, Case, ConvPass, Epilogue, Layout, Prob
 from convbench.render import FORMATS, Column, Table, render
 from convbench.render.analysis import analysis_table
 from convbench.render.results import backends_table, fastest, headline, row_facts, rows_table, totals_table
+from convbench.render.table import LEAST
 from convbench.result import Row, RowKey, Run, Status
 from convbench.runner import Selection
 from convbench.suite import load_suite
@@ -425,11 +428,92 @@ def test_names_from_a_file_appear_whole_in_every_format():
 
 @pytest.mark.parametrize("width", [1, 2, 5, 10, 20, 40, 79, 80, 100, 1000])
 @pytest.mark.parametrize("make", [rows_table, totals_table, backends_table])
-def test_any_width_gives_a_table(make, width):
+def test_at_any_width_names_and_figures_are_whole(make, width):
     table = bare(make(GOLDEN))
-    lines = render([table], "table", width=width).splitlines()
-    assert len(lines) >= 2 + len(table.rows)
-    assert max(len(line) for line in lines if not line.startswith("left out for want of width: ")) <= width
+    text = render([table], "table", width=width)
+    assert len(text.splitlines()) >= 2 + len(table.rows)
+    assert "…" not in text
+    for column in table.shown():
+        if not column.spare:
+            assert all(table.cell(row, column) in text for row in table.rows)
+
+
+NARROW = Table(
+    key="t", title="A title", notes=["a note"], best=[0], breaks=[2],
+    columns=[
+        Column(key="name", header="name"), Column(key="twice", header="twice", right=True, spare=3),
+        Column(key="rate", header="Gflop/s", right=True, spare=1), Column(key="wide", header="very wide", spare=2),
+        Column(key="title", header="title", cut=True),
+    ],
+    rows=[
+        {"name": "a-name-of-18-cells", "twice": 2, "rate": 1.5, "wide": "0123456789" * 3, "title": "short"},
+        {"name": "b", "twice": 20, "rate": 15, "wide": None, "title": "more than thirty-two cells, which is the least"},
+        {"name": "卷积层", "twice": 200, "rate": 150, "wide": "x", "title": "卷积层" * 8},
+    ],
+    legend=[(("rate", "twice"), "Gflop/s: what a rate is"), (("wide",), "very wide: what that is")],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 65, 80, 110])
+def test_a_table_at_a_width(width):
+    """Left out by importance but for what still fits, then texts shortened; a legend goes with its columns."""
+    assert render([NARROW], "table", width=width) == golden(f"narrow-{width}.txt")
+
+
+def test_a_legend_goes_with_its_columns():
+    everything = render([NARROW], "table")
+    assert "what a rate is" in everything
+    assert everything.endswith("very wide: what that is\na note\n")
+    assert "- very wide: what that is\n- a note\n" in render([NARROW], "markdown")
+    hidden = [replace(column, hidden=column.key == "wide") for column in NARROW.columns]
+    assert "what that is" not in render([replace(NARROW, columns=hidden)], "markdown")
+
+
+CELLS = st.integers(0, 60)
+COLUMNS = st.lists(st.tuples(CELLS, st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
+
+
+@given(made=COLUMNS, width=st.integers(1, 300))
+def test_what_is_left_out_would_not_have_fitted(made, width):
+    columns = [Column(key=f"{i}", header=f"{i}", spare=spare, cut=cut) for i, (_, spare, cut) in enumerate(made)]
+    natural = {f"{i}": max(1, cells) for i, (cells, _, _) in enumerate(made)}
+    table = Table(key="t", columns=columns, rows=[{key: "x" * cells for key, cells in natural.items()}])
+    _, rule, row, *below = render([table], "table", width=width).splitlines()
+    left_out = [line for line in below if line.startswith("left out")]
+    named = left_out[0].partition(": ")[2].split(", ") if left_out else []
+    shown = [column for column in columns if column.header not in named]
+    least = {c.key: min(natural[c.key], LEAST) if c.cut else natural[c.key] for c in columns}
+    needed = sum(least[c.key] for c in shown) + 3 * (len(shown) - 1)
+    assert all(c.spare for c in columns if c.header in named)
+    assert len(rule) <= max(width, needed)
+    assert needed <= width or len(shown) == 1 or not any(c.spare for c in shown)
+    assert not any(needed + 3 + least[key] <= width for key in named)
+    assert all(len(cell) >= least[c.key] for cell, c in zip(row.split("   "), shown, strict=True))
+    assert len(rule) >= width or "…" not in row  # no text is shortened while room is left
+
+
+CONTROL = ["\n", "\r\n", "\r", "\t", "\x00", "\x07", "\x08", "\x0b", "\x1b[2J", "\x7f", "\x85", "\x9b31m",
+           "\u2028", "\u202e", "\ud800"]  # fmt: skip
+
+
+@pytest.mark.parametrize("character", CONTROL, ids=ascii)
+@pytest.mark.parametrize("output_format", ["table", "markdown"])
+def test_no_character_breaks_a_line(character, output_format):
+    """Of a cell, header, title, note or legend."""
+    text = f"one{character}two"
+    table = replace(nasty_table(text), legend=[(["a"], text)])
+    usual = replace(nasty_table("one two"), legend=[(["a"], "one two")])
+    shown = render([table], output_format, width=200)
+    lines = shown.splitlines()
+    assert len(lines) == len(render([usual], output_format, width=200).splitlines())
+    assert all(line.isprintable() for line in lines)
+    assert shown.count("one") == shown.count("two") == 6
+    shown.encode()
+
+
+def test_a_reason_of_two_lines_is_one_line():
+    failed = replace(refused("a", "gemm"), reason="first\nsecond\x1b[31m")
+    assert "cpu:gemm: unsupported: first second�[31m\n" in render([rows_table(run_of(failed))], "table", width=80)
 
 
 def test_a_narrow_terminal_leaves_out_what_is_least_needed():
@@ -526,6 +610,17 @@ def test_an_analysis_of_every_pass_shape_and_batch_zero():
         for output_format in FORMATS:
             assert render([table], output_format, width=100)
         json.loads(render([table], "json"), parse_constant=lambda _: pytest.fail("NaN"))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_an_analysis_at_a_width(width):
+    table = analysis("alexnet", "h200-sxm", passes=(ConvPass.FPROP,))
+    assert render([table], "table", width=width) == golden(f"analysis-{width}.txt")
+
+
+def test_what_a_prediction_rests_on_is_said_where_it_is_shown():
+    for machine in (None, "h200-sxm"):
+        assert ("ceilings" in render([analysis(machine=machine)], "markdown")) == (machine is not None)
 
 
 def test_a_run_is_what_the_tables_are_made_of():

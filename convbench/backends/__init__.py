@@ -28,6 +28,10 @@ AUTO = "auto"
 """The algorithm name that leaves the choice to the backend."""
 
 
+BELOW_TIMER_FLOOR = "below_timer_floor"
+"""The flag of a sample too short for its clock: a remark, no witness of a disturbance."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One timed value.
@@ -35,12 +39,17 @@ class Sample:
     Attributes:
         wall_s: seconds on the clock, for all launches of the sample together.
         cpu_s: processor time of this process in the same window; None where a device does the work.
-        flags: witnesses against the sample, such as "switched"; empty for a clean one.
+        flags: witnesses against the sample, such as "switched", and BELOW_TIMER_FLOOR; empty for a clean one.
     """
 
     wall_s: float
     cpu_s: float | None = None
     flags: tuple[str, ...] = ()
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether a witness speaks against it."""
+        return any(flag != BELOW_TIMER_FLOOR for flag in self.flags)
 
 
 class Clock(Protocol):
@@ -51,6 +60,10 @@ class Clock(Protocol):
 
     def sample(self, run: Callable[[], object], launches: int) -> Sample:
         """Calls `run` `launches` times and returns when the last one has ended."""
+        ...
+
+    def watch(self) -> Callable[[], tuple[str, ...]]:
+        """Starts watching for what single samples are too short to show; the result ends it and gives the flags."""
         ...
 
 
@@ -72,6 +85,14 @@ class Device(Protocol):
         """Fixed kernels, one bound by arithmetic and one by memory, timed once a round as warning lights."""
         ...
 
+    def sweep_cache(self, threads: int) -> None:
+        """Fills the caches that `threads` CPU threads may use with other data, and returns when that is done."""
+        ...
+
+    def cache_bytes(self) -> int:
+        """Size of the last-level cache, in bytes; a guess on the high side where it is not known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -81,11 +102,13 @@ class Candidate:
         algorithm: its name.
         reason: why it cannot do the case; None if it can.
         memory_bytes: what its plan will allocate: operands in its own layout, output, workspace.
+        resolves_to: of AUTO, the algorithm that it takes; None where the backend cannot say before planning.
     """
 
     algorithm: str
     reason: str | None = None
     memory_bytes: int = 0
+    resolves_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +123,8 @@ class ErrorBound:
     """How far a plan's rounding error may reach (docs/method.md, "Verification").
 
     Attributes:
-        growth: what the algorithm multiplies the bound by: 1 for sums of products, log₂ of the size for an FFT.
+        growth: what the bound of an element is multiplied by: 1 for sums of products; for an FFT log₂ of the points
+            of one transform, at least 1.
         transform_points: points over which a transform spreads its errors evenly, all phases of a strided plane
             together; 0 where an element's error scales with that element's own products.
     """
@@ -186,14 +210,18 @@ def _is_ours(entry: EntryPoint) -> bool:
     return entry.value.startswith("convbench.")
 
 
-def load(entry: EntryPoint) -> Backend | None:
-    """The backend behind an entry point; a plug-in that fails to load is a warning and None."""
+def load(entry: EntryPoint, warn: Callable[[str], object] = warnings.warn) -> Backend | None:
+    """The backend behind an entry point; where a plug-in fails to load, None, and `warn` gets one line that says why.
+
+    Our own raise what they raise.
+    """
     try:
         backend: Backend = entry.load()()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything, or end the program
         if _is_ours(entry):
             raise
-        warnings.warn(f"backend {entry.name!r} failed to load: {type(error).__name__}: {error}", stacklevel=2)
+        reason = f"backend {entry.name!r} failed to load: {type(error).__name__}: {error}"
+        warn(" ".join(reason.splitlines()))
         return None
     return backend
 
@@ -212,9 +240,10 @@ def parse_backend(text: str) -> BackendSpec:
     found = available()
     if name not in found:
         raise unknown_name("backend", name, list(found), where=" (a backend in a file is FILE.py:CLASS)")
-    backend = load(found[name])
+    reasons: list[str] = []
+    backend = load(found[name], reasons.append)
     if backend is None:
-        raise InputError(f"backend {name!r} failed to load")
+        raise InputError(*reasons)
     return BackendSpec(backend, algorithm or None)
 
 

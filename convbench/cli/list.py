@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from convbench.problem import Case
 
 
-@click.group(name="list", invoke_without_command=False)
+COLLECTIONS = {"convnet-benchmarks", "fbcunn-temporal", "fbfft-layers", "smoke", "talk-example"}
+"""Built-in suites that are no network: a sum over their problems means nothing."""
+
+
+class Lists(click.Group):
+    """A group whose help gives the summaries of its commands whole, where click cuts them to one line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command list."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(1000)) for name in self.commands])
+
+
+@click.group(name="list", cls=Lists, invoke_without_command=False)
 def command() -> None:
     """List suites, problems, backends, algorithms or machines.
 
@@ -42,18 +55,20 @@ def suites(output_format: str) -> None:
     for name in builtin_suites():
         suite = load_suite(name)
         batches = {p.problem.batch for p in suite.problems}
-        # Batch 0 exists in `smoke`: there is nothing per image to count.
-        macs = sum(nominal_macs(p.problem) * p.repeat / p.problem.batch for p in suite.problems if p.problem.batch)
+        macs = None  # of what is no network; `smoke` has batches of 0 too, with nothing per image to count
+        if name not in COLLECTIONS:
+            macs = sum(nominal_macs(p.problem) * p.repeat / p.problem.batch for p in suite.problems)
         rows.append({
             "name": name, "also": ", ".join(a for a, target in ALIASES.items() if target == name) or None,
             "title": suite.title, "year": suite.year, "problems": len(suite.problems),
-            "batch": "/".join(map(str, sorted(batches))), "macs_per_image": macs, "source": suite.source,
+            "batch": ", ".join(map(str, sorted(batches))), "macs_per_image": macs, "source": suite.source,
         })  # fmt: skip
     columns = [
-        Column(key="name", header="suite"), Column(key="also", header="also"),
-        Column(key="problems", header="problems", right=True), Column(key="batch", header="batch", right=True),
-        Column(key="macs_per_image", header="GMAC/image", show=lambda v: significant(v / 1e9), right=True),
-        Column(key="title", header="title"), Column(key="year", header="year", hidden=True),
+        Column(key="name", header="suite"), Column(key="also", header="also", spare=4),
+        Column(key="problems", header="problems", right=True, spare=2),
+        Column(key="batch", header="batch", right=True, spare=3),
+        Column(key="macs_per_image", header="GMAC/image", show=lambda v: significant(v / 1e9, 4), right=True, spare=1),
+        Column(key="title", header="title", cut=True), Column(key="year", header="year", hidden=True),
         Column(key="source", header="source", hidden=True),
     ]  # fmt: skip
     print_tables([Table(key="suites", columns=columns, rows=rows)], output_format)
@@ -80,10 +95,12 @@ def problems(suite: str, output_format: str) -> None:
     ]  # fmt: skip
     columns = [
         Column(key="name", header="problem"), Column(key="shape", header="shape"),
-        Column(key="output", header="output", right=True),
-        Column(key="macs", header="GMAC", show=lambda v: significant(v / 1e9), right=True),
-        Column(key="repeat", header="repeat", right=True), Column(key="confidence", header="shape known by"),
-        Column(key="note", header="note", hidden=output_format == "table" and not any(r["note"] for r in rows)),
+        Column(key="output", header="output", right=True, spare=5),
+        Column(key="macs", header="GMAC", show=lambda v: significant(v / 1e9), right=True, spare=1),
+        Column(key="repeat", header="repeat", right=True, spare=4),
+        Column(key="confidence", header="shape known by", spare=2),
+        Column(key="note", header="note", hidden=output_format == "table" and not any(r["note"] for r in rows),
+               spare=3, cut=True),
     ]  # fmt: skip
     notes = [f"source: {found.source}"] if found.source else []
     table = Table(key="problems", title=found.title, columns=columns, rows=rows, notes=[*notes, *found.notes])
@@ -104,8 +121,9 @@ def backends(output_format: str) -> None:
 
     rows = []
     for name, entry in available().items():
-        backend = load(entry)
-        reason = "failed to load" if backend is None else probe(backend)
+        reasons: list[str] = []
+        backend = load(entry, reasons.append)
+        reason = probe(backend) if backend else reasons[0]
         distribution = entry.dist
         rows.append({
             "name": name, "distribution": distribution.name if distribution else None,
@@ -113,8 +131,8 @@ def backends(output_format: str) -> None:
             "device": backend.device().name if backend and reason is None else None, "reason": reason,
         })  # fmt: skip
     columns = [
-        Column(key="name", header="backend"), Column(key="distribution", header="from"),
-        Column(key="version", header="version"), Column(key="device", header="device"),
+        Column(key="name", header="backend"), Column(key="distribution", header="from", spare=3),
+        Column(key="version", header="version", spare=2), Column(key="device", header="device", spare=1),
         Column(key="usable", header="usable", show=lambda v: "yes" if v else "no"),
         Column(key="reason", header="why not"),
     ]  # fmt: skip
@@ -138,11 +156,13 @@ def algorithms(suite: str, specs: tuple[str, ...], output_format: str, **choice:
     from convbench.suite import load_suite
 
     chosen = [parse_backend(text) for text in specs]
-    chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry))]
+    chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry, _warn))]
     cases: list[Case] = selection(**choice).cases([load_suite(suite)])  # type: ignore[arg-type]
     rows = [
         {"problem": case.name, "pass": case.conv_pass, "dtype": case.precision, "layout": case.layout_name,
          "epilogue": case.epilogue, "backend": spec.backend.name, "algorithm": candidate.algorithm,
+         "resolves_to": candidate.resolves_to,
+         "shown": f"{candidate.algorithm} ({candidate.resolves_to})" if candidate.resolves_to else candidate.algorithm,
          "memory_bytes": candidate.memory_bytes if candidate.reason is None else None, "reason": candidate.reason}
         for case in cases
         for spec in chosen
@@ -154,11 +174,16 @@ def algorithms(suite: str, specs: tuple[str, ...], output_format: str, **choice:
         Column(key="dtype", header="dtype", hidden=len({r["dtype"] for r in rows}) == 1),
         Column(key="layout", header="layout", hidden=len({r["layout"] for r in rows}) == 1),
         Column(key="epilogue", header="epilogue", hidden=len({r["epilogue"] for r in rows}) == 1),
-        Column(key="backend", header="backend"), Column(key="algorithm", header="algorithm"),
-        Column(key="memory_bytes", header="plan's memory", show=format_bytes, right=True),
-        Column(key="reason", header="why not"),
+        Column(key="backend", header="backend"), Column(key="shown", header="algorithm", text_only=True),
+        *(Column(key=key, header=key, hidden=True) for key in ("algorithm", "resolves_to")),
+        Column(key="memory_bytes", header="plan's memory", show=format_bytes, right=True, spare=1),
+        Column(key="reason", header="why not", cut=True),
     ]  # fmt: skip
     print_tables([Table(key="algorithms", columns=columns, rows=rows)], output_format)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 @command.command()
@@ -180,15 +205,14 @@ def machines(output_format: str) -> None:
         row |= {mode: ceiling.value for mode, ceiling in ceilings.compute.items()}
         row |= {"dram": ceilings.bandwidth["dram"].value, "l2_bytes": ceilings.capacity_bytes.get("l2")}
         rows.append(row)
-    columns = [Column(key="name", header="machine"), Column(key="title", header="title"),
-               Column(key="units", header="units", right=True)]  # fmt: skip
-    columns += [
-        Column(key=mode, header=f"{mode} Tflop/s", show=lambda v: significant(v / 1e12), right=True)
-        for mode in ("fp64", "fp32", "tf32", "fp16-tc", "bf16-tc")
-    ]
-    columns += [
-        Column(key="dram", header="DRAM", show=lambda v: format_si(v, "B/s"), right=True),
-        Column(key="l2_bytes", header="L2", show=format_bytes, right=True),
-    ]
-    notes = ["datasheet figures, dense; each with its source in convbench/machines/"]
-    print_tables([Table(key="machines", columns=columns, rows=rows, notes=notes)], output_format)
+    columns = [
+        Column(key="name", header="machine"), Column(key="title", header="title", spare=10, cut=True),
+        Column(key="units", header="units", right=True, spare=9),
+        *(Column(key=mode, header=mode, show=lambda v: significant(v / 1e12), right=True, spare=spare)
+          for mode, spare in (("fp64", 6), ("fp32", 1), ("tf32", 5), ("fp16-tc", 3), ("bf16-tc", 4))),
+        Column(key="dram", header="DRAM", show=lambda v: format_si(v, "B/s"), right=True, spare=2),
+        Column(key="l2_bytes", header="L2", show=format_bytes, right=True, spare=7),
+    ]  # fmt: skip
+    title = "datasheet figures: dense Tflop/s per math mode, memory bandwidth, cache"
+    notes = ["each figure with its source in convbench/machines/"]
+    print_tables([Table(key="machines", title=title, columns=columns, rows=rows, notes=notes)], output_format)

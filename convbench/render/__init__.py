@@ -5,11 +5,11 @@ Values stay SI in a table; only the text renderers format them, with a column's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
 FORMATS = ("table", "json", "csv", "markdown")
 
@@ -25,7 +25,9 @@ class Column:
     hidden: bool = False
     """Left out of the text formats, kept in JSON and CSV."""
     spare: int = 0
-    """Where a terminal is too narrow, columns are left out by this number, the largest first; never those of 0."""
+    """Where a terminal is too narrow, columns of a larger number are left out first; never those of 0."""
+    cut: bool = False
+    """Free text, shortened with an ellipsis where a terminal is too narrow; names and figures never are."""
     text_only: bool = False
     """Left out of JSON and CSV, which have the values that it is made of."""
 
@@ -39,6 +41,8 @@ class Table:
     rows: Sequence[Mapping[str, Any]]
     title: str = ""
     notes: Sequence[str] = ()
+    legend: Sequence[tuple[Sequence[str], str]] = ()
+    """Notes that explain columns, with the keys of these: above the others, and only where one of its columns is."""
     best: Sequence[int] = field(default=())
     """Rows that stand out, such as the fastest of a case."""
     breaks: Sequence[int] = field(default=())
@@ -49,25 +53,45 @@ class Table:
         return [column for column in self.columns if not column.hidden]
 
     def cell(self, row: Mapping[str, Any], column: Column) -> str:
-        """One value as text."""
+        """One value as text, on one line."""
         value = row.get(column.key)
-        return "–" if value is None else column.show(value)
+        return "–" if value is None else one_line(column.show(value))
+
+    def notes_on(self, keys: Container[str]) -> list[str]:
+        """The legend of the columns whose key is among `keys`, and the notes."""
+        return [*(text for columns, text in self.legend if any(key in keys for key in columns)), *self.notes]
 
     def raw(self) -> list[Column]:
         """Columns of JSON and CSV."""
         return [column for column in self.columns if not column.text_only]
 
 
+def one_line(text: str) -> str:
+    """`text` for one line of a terminal: a line break or an odd space is a space, what cannot be printed is �."""
+    joined = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in joined)
+
+
 def render(tables: Sequence[Table], output_format: str, *, width: int | None = None, color: bool = False) -> str:
     """Tables as text in one of FORMATS. CSV holds the first table only, having no place for more."""
-    if output_format == "table":
-        from convbench.render.table import render_table
-
-        return "\n".join(render_table(table, width=width, color=color) for table in tables)
     from convbench.render import plain
 
     if output_format == "json":
         return plain.render_json(tables)
     if output_format == "csv":
         return plain.render_csv(tables[0])
+    tables = [_printable(table) for table in tables]
+    if output_format == "table":
+        from convbench.render.table import render_table
+
+        return "\n".join(render_table(table, width=width, color=color) for table in tables)
+    tables = [replace(table, notes=table.notes_on({c.key for c in table.shown()})) for table in tables]
     return "\n".join(plain.render_markdown(table) for table in tables)
+
+
+def _printable(table: Table) -> Table:
+    """The table with every text but its cells, which `cell` makes, on one line."""
+    columns = [replace(column, header=one_line(column.header)) for column in table.columns]
+    notes = [one_line(note) for note in table.notes]
+    legend = [(keys, one_line(text)) for keys, text in table.legend]
+    return replace(table, title=one_line(table.title), columns=columns, notes=notes, legend=legend)

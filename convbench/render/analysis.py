@@ -55,35 +55,39 @@ def analysis_table(cases: Sequence[Case], sheet: Datasheet | None) -> Table:
 
     columns = [
         Column(key="suite", header="suite", hidden=constant("suite")), Column(key="problem", header="problem"),
-        Column(key="shape", header="shape", spare=2), Column(key="pass", header="pass"),
+        Column(key="shape", header="shape", spare=3), Column(key="pass", header="pass"),
         *(Column(key=key, header=key, hidden=constant(key)) for key in ("dtype", "layout", "epilogue", "repeat")),
-        Column(key="nominal_macs", header="GMAC", show=lambda v: significant(v / 1e9), right=True, spare=1),
+        Column(key="nominal_macs", header="GMAC", show=lambda v: significant(v / 1e9), right=True, spare=4),
         Column(key="nominal_flops", header="Gflop", show=lambda v: significant(v / 1e9), right=True),
-        Column(key="exact_share", header="no padding", show=lambda v: f"{100 * v:.0f}%", right=True, spare=3),
-        Column(key="compulsory_bytes", header="bytes", show=lambda v: format_si(v, "B"), right=True),
-        Column(key="flop_per_byte", header="flop/B", show=significant, right=True),
-        Column(key="flop_per_byte_no_reuse", header="no reuse", show=significant, right=True, spare=4),
+        Column(key="exact_share", header="no padding", show=lambda v: f"{100 * v:.0f}%", right=True, spare=5),
+        Column(key="compulsory_bytes", header="bytes", show=lambda v: format_si(v, "B"), right=True, spare=1),
+        Column(key="flop_per_byte", header="flop/B", show=significant, right=True, spare=2),
+        Column(key="flop_per_byte_no_reuse", header="no reuse", show=significant, right=True, spare=6),
         *(Column(key=key, header=key, hidden=True) for key in ("exact_flops", "no_reuse_bytes", "mac_per_input_byte")),
     ]  # fmt: skip
-    notes = []
-    title = ""
+    title, legend, notes = "", [], []
     if sheet is not None:
         columns += [
-            Column(key="bound", header="predicted bound"),
+            Column(key="bound", header="predicted bound", cut=True),
             Column(key="floor_s", header="at least", show=format_time, right=True),
             *(Column(key=key, header=key, hidden=True) for key in ("compute_s", "memory_s", "latency_s")),
         ]
         title = f"predicted on {sheet.title}"
-        ceilings = sheet.predicted()
-        modes = dict.fromkeys(case.math_mode for case in cases if case.math_mode in ceilings.compute)
-        rates = [f"{mode} {format_si(ceilings.compute[mode].value, 'flop/s')}" for mode in modes]
-        rates.append(f"DRAM {format_si(ceilings.bandwidth['dram'].value, 'B/s')}")
-        if ceilings.launch:
-            rates.append(f"launch {format_time(ceilings.launch.value)}")
-        notes.append(f"work: nominal; ceilings from published figures, predicted: {', '.join(rates)}")
+        legend.append((("bound", "floor_s"), _ceilings(cases, sheet)))
         times = [fact["floor_s"] * fact["repeat"] for fact in facts if "floor_s" in fact]
         if len(times) == len(facts):
             notes.append(f"all rows, each as often as it occurs: at least {format_time(sum(times))}")
     total = sum(fact["nominal_macs"] * fact["repeat"] for fact in facts)
     notes.append(f"all rows, each as often as it occurs: {significant(total / 1e9, 4)} GMAC")
-    return Table(key="cases", title=title, columns=columns, rows=facts, notes=notes)
+    return Table(key="cases", title=title, columns=columns, rows=facts, legend=legend, notes=notes)
+
+
+def _ceilings(cases: Sequence[Case], sheet: Datasheet) -> str:
+    """What the predictions for `cases` rest on."""
+    ceilings = sheet.predicted()
+    modes = dict.fromkeys(case.math_mode for case in cases if case.math_mode in ceilings.compute)
+    rates = [f"{mode} {format_si(ceilings.compute[mode].value, 'flop/s')}" for mode in modes]
+    rates.append(f"DRAM {format_si(ceilings.bandwidth['dram'].value, 'B/s')}")
+    if ceilings.launch:
+        rates.append(f"launch {format_time(ceilings.launch.value)}")
+    return f"work: nominal; ceilings from published figures, predicted: {', '.join(rates)}"

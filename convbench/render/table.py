@@ -2,62 +2,77 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from convbench.render import Column, Table
 
-GAP = 3
-"""Columns between two cells, as box.SIMPLE_HEAD draws them."""
+GAP = "   "
+LEAST = 32
+"""Cells that a column whose text may be cut gets at least, or what its longest text needs."""
+BOLD, BOLD_GREEN = "1", "1;32"
 
 
 def render_table(table: Table, *, width: int | None = None, color: bool = False) -> str:
-    """A table with its title and notes; as wide as it needs where `width` is None."""
+    """A table with its title and notes; as wide as it needs where `width`, in cells, is None.
+
+    Where it is too wide, columns are left out by their `spare` number, then texts of `cut` columns are shortened.
+    Names and figures are never cut: what is still too wide is left for the terminal to wrap, as titles and notes are.
+    """
+
+    def styled(text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if color and text else text
+
     columns = table.shown()
-    natural = {
-        column.key: max(cell_len(text) for text in (column.header, *(table.cell(row, column) for row in table.rows)))
-        for column in columns
-    }
-    left_out = []
-    while width and _width(columns, natural) > width and any(column.spare for column in columns):
-        left_out.append(max(columns, key=lambda column: column.spare))
-        columns.remove(left_out[-1])
-    # Cells never wrap: where it is still too narrow, names are cut with an ellipsis, figures are not.
-    rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        rich.add_column(
-            Text(column.header), justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis",
-            min_width=natural[column.key] if column.right else None,
-        )  # fmt: skip
-    for index, row in enumerate(table.rows):
-        style = "bold green" if index in table.best else ""
-        rich.add_row(
-            *(Text(table.cell(row, column)) for column in columns), style=style, end_section=index + 1 in table.breaks
-        )
-    text = io.StringIO()
-    console = Console(
-        file=text, width=width or 100_000, markup=False, highlight=False, force_terminal=color, no_color=not color,
-        color_system="standard" if color else None, legacy_windows=False,
-    )  # fmt: skip
-    if table.title:
-        console.print(Text(table.title, style="bold"))
-    console.print(rich)
-    for note in table.notes:
-        console.print(Text(note), soft_wrap=True)
-    if left_out:
-        names = ", ".join(column.header for column in left_out)
-        console.print(Text(f"left out for want of width: {names}"), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    cells = {c.key: [c.header, *(table.cell(row, c) for row in table.rows)] for c in columns}
+    natural = {key: max(map(cell_len, texts)) for key, texts in cells.items()}
+    widths = natural if width is None else _fitted(columns, natural, width)
+    shown = [column for column in columns if column.key in widths]
+    grid = zip(*([_aligned(text, widths[c.key], c.right) for text in cells[c.key]] for c in shown), strict=True)
+    header, *rows = (GAP.join(line).rstrip() for line in grid)
+    lines = [styled(table.title, BOLD)] if table.title else []
+    lines += [styled(header, BOLD), "─" * _total(widths)]
+    for index, row in enumerate(rows):
+        lines += [""] if index in table.breaks else []
+        lines.append(styled(row, BOLD_GREEN) if index in table.best else row)
+    lines += table.notes_on(widths)
+    left_out = sorted((c for c in columns if c.key not in widths), key=lambda column: -column.spare)
+    shortened = [c for c in shown if widths[c.key] < natural[c.key]]
+    for what, some in (("left out", left_out), ("shortened", shortened)):
+        if some:
+            lines.append(f"{what} for want of width: {', '.join(c.header for c in some)}")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _width(columns: Sequence[Column], natural: Mapping[str, int]) -> int:
-    return sum(natural[column.key] for column in columns) + GAP * (len(columns) - 1)
+def _fitted(columns: Sequence[Column], natural: Mapping[str, int], width: int) -> dict[str, int]:
+    """Widths of the columns that fit, by key: all of `spare` 0, then of the others each that finds room; one at least.
+
+    The room that is left goes to the texts that may be cut, in the same order.
+    """
+    least = {c.key: min(natural[c.key], LEAST) if c.cut else natural[c.key] for c in columns}
+    widths = {c.key: least[c.key] for c in columns if not c.spare}
+    for column in sorted((c for c in columns if c.spare), key=lambda column: column.spare):
+        wider = widths | {column.key: least[column.key]}
+        if not widths or _total(wider) <= width:
+            widths = wider
+    for key in widths:
+        widths[key] += max(0, min(natural[key] - widths[key], width - _total(widths)))
+    return widths
+
+
+def _total(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + len(GAP) * (len(widths) - 1)
+
+
+def _aligned(text: str, width: int, right: bool) -> str:
+    """`text` on `width` cells, an ellipsis at its end where it is longer; a character may take two."""
+    length = cell_len(text)
+    if length > width:
+        text = set_cell_size(text, width - 1).rstrip() + "…"
+        length = cell_len(text)
+    padding = " " * (width - length)
+    return padding + text if right else text + padding
