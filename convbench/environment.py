@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from convbench.machine import Machine
 
 LIBRARIES = ("numpy", "scipy", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend")
-VARIABLE_PREFIXES = ("OPENBLAS_", "OMP_", "MKL_", "BLIS_", "MALLOC_", "VECLIB_", "NUMEXPR_")
+BLAS_PREFIXES = ("OPENBLAS_", "GOTO_", "OMP_", "MKL_", "BLIS_", "VECLIB_")
+VARIABLE_PREFIXES = (*BLAS_PREFIXES, "MALLOC_", "NUMEXPR_")
+OLDER_CORES = {
+    "Prescott", "Barcelona", "Nehalem", "Sandybridge", "Bulldozer", "Piledriver", "Steamroller", "Excavator",
+    "Haswell", "Zen",
+}  # fmt: skip
+"""Names that OpenBLAS gives to kernels without AVX-512."""
 OPTION = re.compile(r"--[^=/]*=|-[A-Za-z]=?")
 """What may stand before a path in an argument: `--output=/a/b`, `-o/a/b`."""
 SEPARATOR = re.compile(r"([;,])" if os.name == "nt" else r"([:;,])")
@@ -55,23 +62,47 @@ def collect() -> dict[str, Any]:
     }
 
 
+class Level(StrEnum):
+    """How much a finding matters to a measurement."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+
+
+Found = tuple[Level, str, str]
+"""What a rule finds: its level, what was found, and what to do about it ("" where there is nothing)."""
+
+
+def blas_core(environment: dict[str, Any], machine: Machine) -> Found | None:
+    """Whether BLAS runs kernels made for this CPU; None where it does not say which it runs."""
+    cores = sorted({str(blas["architecture"]) for blas in environment["blas"] if blas.get("architecture")})
+    if not cores:
+        return None
+    names = "/".join(cores)
+    if "avx512f" not in machine.isa or not OLDER_CORES & set(cores):
+        return Level.OK, f"BLAS runs its {names} kernels", ""
+    forced = environment["variables"].get("OPENBLAS_CORETYPE")
+    cause = f" (OPENBLAS_CORETYPE={forced})" if forced else ""
+    advice = "unset it; `convbench doctor` measures what it costs" if forced else "a newer BLAS may have better ones"
+    return Level.WARNING, f"AVX-512 CPU, but BLAS runs its {names} kernels{cause}", advice
+
+
+def load(environment: dict[str, Any], machine: Machine) -> Found | None:
+    """Whether the machine was busy in the last minute; None where the system does not say."""
+    if not environment["load"]:
+        return None
+    average, cpus = environment["load"][0], machine.cpu_count or 1
+    text = f"load average {average:.2f} on {cpus} CPUs in the last minute"
+    if average > 0.5 * cpus:
+        return Level.WARNING, text, "what else is running will disturb a measurement: end it, or wait"
+    return Level.OK, text, ""
+
+
 def warnings(environment: dict[str, Any], machine: Machine) -> list[str]:
     """What in this environment makes its numbers unlike the machine's, one line each."""
-    found = []
-    cpus = machine.cpu_count or 1
-    cores = sorted({str(blas["architecture"]) for blas in environment["blas"] if blas.get("architecture")})
-    if "avx512f" in machine.isa and any(core in {"Haswell", "Zen"} for core in cores):
-        forced = environment["variables"].get("OPENBLAS_CORETYPE")
-        cause = f" (OPENBLAS_CORETYPE={forced})" if forced else ""
-        found.append(
-            f"AVX-512 CPU, but BLAS runs its {'/'.join(cores)} kernels{cause}: matrix products run at about half rate"
-        )
-    load = (environment["load"] or [0.0])[0]
-    if load > 0.5 * cpus:
-        found.append(
-            f"load average {load:.2f} on {cpus} CPUs in the last minute: what else is running will disturb this run"
-        )
-    return found
+    found = [rule(environment, machine) for rule in (blas_core, load)]
+    return [f"{entry[1]}: {entry[2]}" for entry in found if entry and entry[0] is Level.WARNING]
 
 
 def relative_command(arguments: Sequence[str]) -> list[str]:

@@ -6,19 +6,22 @@ Exit codes: 0 fine · 1 error in input or use · 2 command line · 6 something w
 
 from __future__ import annotations
 
-import errno
 import importlib
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from convbench import __version__
-from convbench.errors import ConvbenchError
+from convbench.errors import ConvbenchError, printable
 
 COMMANDS = {
     "run": "Verify and time a suite on every backend; the table at the end, the result file for later.",
     "show": "Show a result file again: rows, whole networks, backends.",
     "analyze": "Count flops and bytes of a suite, and predict its bound on a machine; nothing is run.",
+    "doctor": "Say what on this machine will disturb a measurement, and how large a difference is noise here.",
     "list": "List suites, problems, backends, algorithms or machines.",
 }
 """Commands and what their line in --help says; kept here so that --help imports none of them."""
@@ -55,16 +58,23 @@ class LazyGroup(click.Group):
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click's; an output that cannot be written is one line and exit code 1, for --help too."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            with suppress(OSError, ValueError):  # what is left of it would fail again when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with suppress(OSError):  # the same disk may be full for it
+                click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; errors meant for the user become click's, with exit code 1."""
         try:
             return super().invoke(ctx)
         except ConvbenchError as error:
-            raise click.ClickException(" ".join(str(error).splitlines())) from error
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader has gone: click ends the program quietly
-                raise
-            raise click.ClickException(f"cannot write the output: {error.strerror}") from error
+            raise click.ClickException(printable(str(error))) from error
         except UnicodeEncodeError as error:
             raise click.ClickException(f"the output's encoding, {error.encoding}, is too small: use UTF-8") from error
         except KeyboardInterrupt:

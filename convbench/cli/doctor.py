@@ -1,0 +1,106 @@
+"""`convbench doctor`: whether this machine is fit to measure on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from convbench.cli.options import Parsed, format_option, print_tables
+from convbench.render import Column, Table
+from convbench.units import format_time, parse_duration, significant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convbench.doctor import Finding
+    from convbench.doctor.noise import Noise
+
+
+@click.command(name="doctor")
+@click.option("--time", "time_s", type=Parsed("duration", parse_duration), default="40s", show_default=True,
+              help="For the noise floor: it is repeated as long as that fits, once at least.")  # fmt: skip
+@click.option("--quick", is_flag=True, help="Findings only, no noise floor.")
+@format_option
+def command(time_s: float, quick: bool, output_format: str) -> None:
+    """Say what on this machine will disturb a measurement, and how large a difference is noise here.
+
+    The noise floor times kernels of 10 µs to 100 ms, each as two rows of the same kernel, A and A′, by the rules of
+    `run`. What the two differ by is noise.
+
+    \b
+    Example:
+      convbench doctor
+      convbench doctor --quick
+    """
+    from convbench import session
+    from convbench.backends.cpu.device import CpuDevice
+    from convbench.doctor import findings
+    from convbench.doctor.noise import kernels, noise_floor
+    from convbench.doctor.read import read
+
+    with session.measuring_lock(lambda text: click.echo(text, err=True)):
+        facts = read()
+        tables = [_findings_table(*findings(facts))]
+        if not quick:
+            if sys.stderr.isatty():
+                click.echo(f"measuring the noise floor: {format_time(time_s, 2)}", err=True)
+            threads = facts.machine.cpu_count or 1
+            tables.append(_noise_table(noise_floor(CpuDevice(), threads, time_s, of=kernels())))
+    print_tables(tables, output_format)
+
+
+def _findings_table(found: Sequence[Finding], unknown: Sequence[str]) -> Table:
+    columns = [
+        Column(key="check", header="check"), Column(key="level", header="level"),
+        Column(key="text", header="what"), Column(key="advice", header="advice", show=lambda v: v or "–"),
+    ]  # fmt: skip
+    levels = [f.level for f in found]
+    return Table(
+        key="findings", columns=columns, rows=[asdict(f) for f in found],
+        breaks=[i for i in range(1, len(levels)) if levels[i] != levels[i - 1]],
+        notes=[f"not visible here: {', '.join(unknown)}"] if unknown else [],
+    )  # fmt: skip
+
+
+def _percent(fraction: float) -> str:
+    return f"{significant(100 * fraction, 2)}%"
+
+
+def _difference(excess: float) -> str:
+    return _percent(excess) if excess < 1 else f"× {significant(1 + excess, 2)}"
+
+
+def _summary(size_s: float, found: Sequence[Noise]) -> str:
+    """What is noise for rows of one size, by threads."""
+    largest = {n.threads: max(m.difference for m in found if m.threads == n.threads) for n in found}
+    limits = ", ".join(f"{_difference(value)} on {_threads(threads)}" for threads, value in largest.items())
+    return f"rows of about {format_time(size_s, 1)}: differences below these are noise on this machine: {limits}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _noise_table(found: Sequence[Noise]) -> Table:
+    rows = sorted((asdict(n) for n in found), key=lambda row: row["size_s"])
+    columns = [
+        Column(key="size_s", header="about", show=lambda v: format_time(v, 1), right=True),
+        Column(key="kernel", header="kernel"), Column(key="threads", header="threads", right=True),
+        Column(key="time_s", header="time", show=format_time, right=True),
+        Column(key="half_width", header="±", show=_percent, right=True),
+        Column(key="difference", header="A/A′", show=_difference, right=True),
+        Column(key="flagged", header="flagged", show=_percent, right=True),
+        Column(key="repeats", header="repeats", hidden=True),
+    ]  # fmt: skip
+    notes = [
+        _summary(size, [n for n in found if n.size_s == size]) for size in dict.fromkeys(r["size_s"] for r in rows)
+    ]
+    notes.append(
+        f"±: half a row's 95 % interval; A/A′: largest difference of the medians of two rows of the same kernel in one "
+        f"process, repeats: {rows[0]['repeats']}; flagged: share of disturbed samples"
+    )
+    return Table(key="noise", columns=columns, rows=rows, notes=notes, title="Noise floor",
+                 breaks=[i for i in range(1, len(rows)) if rows[i]["size_s"] != rows[i - 1]["size_s"]])  # fmt: skip
