@@ -22,10 +22,24 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
+def printable(text: str) -> str:
+    r"""The text in one line that a terminal shows as it is: white space as a space, what cannot be seen escaped.
+
+    >>> printable("one\n\x1b[31mtwo")
+    'one \\x1b[31mtwo'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text.replace("\r\n", "\n")
+    )
+
+
 def unknown_name(kind: str, name: str, known: list[str], *, where: str = "") -> InputError:
     """An error for a name that is not in `known`, with the nearest of them first."""
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:80], known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(sorted(known))}"
-    return InputError(f"unknown {kind} {name!r}{where}; {hint}")
+    return InputError(f"unknown {kind} {shown(name)}{where}; {hint}")

@@ -7,27 +7,33 @@ was timed; `canary` lines hold the warning lights. The format is described in do
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import math
 import os
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
-from convbench.backends import Sample
 from convbench.errors import ConvbenchError, InputError
-from convbench.result import Row, RowKey, Run, Status
-from convbench.timing import Round
-from convbench.work import Work
+from convbench.files import open_regular
+from convbench.fold import SCHEMA_VERSION, UPGRADES, Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-# Schema history.  1: first public version.
-SCHEMA_VERSION = 1
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""One step of the ladder per old version: applied to every line, tested on a committed file of that version."""
+    from convbench.result import Row, Run, Status
+    from convbench.timing import Round
+
+__all__ = [
+    "SCHEMA_VERSION", "UPGRADES", "Journal", "canary_line", "case_line", "failure_line", "fold", "read_run",
+    "round_line",
+]  # fmt: skip
+
+LONGEST_LINE = 1 << 24
+"""Bytes of a line, at most: what is longer is no line of a journal, and need not fit into memory."""
+HEADER_START = b'{"type":"header"'
 
 
 # Writing
@@ -61,6 +67,7 @@ def round_line(index: int, number: int, measured: Round, stop: str | None) -> di
         "type": "round",
         "row": index,
         "round": number,
+        "process": measured.process,
         "launches": measured.launches,
         "wall_s": [s.wall_s for s in measured.samples],
         "cpu_s": [s.cpu_s for s in measured.samples],
@@ -80,10 +87,13 @@ def canary_line(number: int, seconds: Mapping[str, float]) -> dict[str, Any]:
 
 
 class Journal:
-    """An open result file: each line is written whole, flushed and synced before `append` returns."""
+    """An open result file: each line is folded, written whole, and synced before `append` returns."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[bytes], folder: Folder | None = None) -> None:
         self._file = file
+        self._folder = folder or Folder()
+        self._end = -1
+        """Where the whole lines of a reopened file end, until what follows them is cut off."""
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any], *, force: bool = False) -> Journal:
@@ -92,53 +102,91 @@ class Journal:
         Raises:
             InputError: the file exists and `force` is not set, another run is writing it, or it cannot be written.
         """
+        journal = cls(_locked(path, "ab" if force else "xb"))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot create folder {path.parent}: {error.strerror}") from None
-        try:
-            journal = cls(_locked(path, "a" if force else "x"))
-            if path.is_file():
-                os.truncate(path, 0)  # only once no other run writes it
-        except FileExistsError:
-            raise InputError(f"{path} exists; --resume continues it, --force overwrites it") from None
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
-        try:
-            journal.append({"type": "header", "schema_version": SCHEMA_VERSION, **header})
-        except ConvbenchError:
+            journal._start(header)
+        except BaseException:
             journal.close()
             raise
         return journal
 
     @classmethod
-    def reopen(cls, path: Path, end: int) -> Journal:
-        """An existing file, to be continued after its first `end` bytes; an unfinished line beyond them is cut off.
+    def reopen(cls, path: Path, header: Mapping[str, Any]) -> Journal:
+        """An existing file, read, to be continued; an unfinished line at its end is cut off before the first append.
+
+        A missing or empty file, or one without a whole header, starts afresh with `header`.
 
         Raises:
-            InputError: another run is writing it, or it cannot be written.
+            InputError: another run is writing it, it is damaged, or it cannot be read or written.
         """
+        file = _locked(path, "a+b")
+        journal = cls(file)
         try:
-            file = _locked(path, "a")
-            os.truncate(path, end)
-            if end and path.read_bytes()[-1:] != b"\n":
-                file.write("\n")  # the last line is whole but for its end
+            with open(file.fileno(), "rb", closefd=False) as reader:  # the same file, buffered
+                reader.seek(0)
+                first = reader.readline(LONGEST_LINE)
+                if not first.endswith(b"\n") and HEADER_START.startswith(first[: len(HEADER_START)]):
+                    journal._start(header)
+                else:
+                    reader.seek(0)
+                    with _collection_paused():
+                        _, journal._end = _fold_into(journal._folder, reader, str(path))
         except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
-        return cls(file)
+            journal.close()
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def _start(self, header: Mapping[str, Any]) -> None:
+        self._end = 0  # whatever the file holds is cut off, now that no other run writes it
+        self.append({"type": "header", "schema_version": SCHEMA_VERSION, **header})
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Writes one line.
+        """Takes one line into the run, and writes it.
 
         Raises:
-            ConvbenchError: it could not be stored, as on a full disk.
+            InputError: the line could not be read again.
+            ConvbenchError: it could not be stored, as on a full disk; the run has it all the same.
         """
+        text = json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain)
+        self._folder.add(json.loads(text))
         try:
-            self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._cut()
+            self._write(text.encode() + b"\n")
         except OSError as error:
             raise ConvbenchError(f"cannot write {self._file.name}: {error.strerror}") from None
+
+    def _cut(self) -> None:
+        """Ends a reopened file with its last whole line."""
+        if self._end >= 0:
+            os.truncate(self._file.fileno(), self._end)
+            if self._end and os.pread(self._file.fileno(), 1, self._end - 1) != b"\n":
+                self._write(b"\n")  # the last line is whole but for its end
+            self._end = -1
+
+    def _write(self, data: bytes) -> None:
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            while data:  # a disk that fills up takes a part
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self._file.fileno(), before)  # no half of a line stays behind
+            raise
+
+    def run(self, note: str = "") -> Run:
+        """The run so far, which does not need the file: it may have been deleted meanwhile."""
+        return self._folder.run(note)
+
+    def deleted(self) -> bool:
+        """Whether the file has been deleted, or replaced by another one, since it was opened."""
+        try:
+            return not os.path.samestat(os.stat(self._file.name), os.fstat(self._file.fileno()))  # noqa: PTH116
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Closes the file."""
@@ -146,13 +194,22 @@ class Journal:
             self._file.close()
 
 
-def _locked(path: Path, mode: str) -> IO[str]:
+def _locked(path: Path, mode: str) -> IO[bytes]:
     """The file opened, and locked for as long as it is open, so that two runs never write the same one.
 
     Raises:
-        InputError: another run has it.
+        InputError: it exists and must not, cannot be opened, or another run has it.
     """
-    file = path.open(mode, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create folder {path.parent}: {error.strerror}") from None
+    try:
+        file = open_regular(path, mode, buffering=0)
+    except FileExistsError:
+        raise InputError(f"{path} exists; --resume continues it, --force overwrites it") from None
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
     try:
         import fcntl
     except ImportError:  # Windows has other locks: the two runs are on their own there
@@ -176,16 +233,16 @@ def _plain(value: Any) -> Any:
 
 
 def read_run(path: Path) -> Run:
-    """The run in a result file.
+    """The run in a result file, read line by line.
 
     Raises:
         InputError: unreadable, empty, of another version, or damaged; the text names the line.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path, "rb") as file:
+            return _read(file, str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    return fold(content, str(path))
 
 
 def fold(content: bytes, where: str) -> Run:
@@ -194,171 +251,54 @@ def fold(content: bytes, where: str) -> Run:
     Raises:
         InputError: as for `read_run`.
     """
-    header: dict[str, Any] | None = None
-    rows: dict[int, Row] = {}
-    canaries: list[dict[str, float]] = []
-    steps: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
-    note = ""
+    return _read(io.BytesIO(content), where)
+
+
+def _read(file: IO[bytes], where: str) -> Run:
+    folder = Folder()
+    with _collection_paused():
+        note, end = _fold_into(folder, file, where)
+        try:
+            return folder.run(note, end)
+        except InputError as error:
+            raise InputError(f"{where} {error}") from None
+
+
+def _fold_into(folder: Folder, file: IO[bytes], where: str) -> tuple[str, int]:
+    """Folds the lines of a file; what there is to note about its last one, and the bytes of it up to the last whole."""
+    decode = json.JSONDecoder(parse_constant=_no_constant).decode
     end = 0
-    for number, (line, whole) in enumerate(_lines(content), start=1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
         try:
-            entry = json.loads(line, parse_float=_number, parse_constant=_number)
+            entry = decode(line.decode())
         except (ValueError, RecursionError):
-            if whole:
-                raise InputError(f"{where}:{number}: not JSON: the file is damaged") from None
-            note = f"the last line ({number}) is unfinished and was left out"
-            break
+            if (
+                not line.endswith(b"\n")
+                and len(line) < LONGEST_LINE
+                and (number > 1 or HEADER_START.startswith(line[: len(HEADER_START)]))
+            ):
+                return f"the last line ({number}) is unfinished and was left out", end
+            what = "the file is damaged" if number > 1 else "not a convbench result file"
+            raise InputError(f"{where}:{number}: not JSON: {what}") from None
         try:
-            if b"\\u" in line:  # a lone surrogate is no text, and could not be shown
-                json.dumps(entry, ensure_ascii=False).encode()
-            if header is None:
-                steps = [UPGRADES[version] for version in range(_schema(entry), SCHEMA_VERSION)]
-            for step in steps:
-                entry = step(entry)
-            if header is None:
-                header = _header(entry)
-            else:
-                _fold_line(entry, rows, canaries)
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, InputError) as error:
-            raise InputError(f"{where}:{number}: {_why(error)}") from None
-        end += len(line) + 1
-    if header is None:
-        raise InputError(f"{where} holds no run: it has no header line")
-    # In the order asked for; a resumed run measures an unfinished row anew, in its old place.
-    latest = {row.key: row for _, row in sorted(rows.items())}
-    return Run(header, tuple(latest.values()), tuple(canaries), note, min(end, len(content)), max(rows, default=-1) + 1)
+            folder.add(entry)
+        except InputError as error:
+            raise InputError(f"{where}:{number}: {error}") from None
+        end += len(line)
+    return "", end
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    return f"damaged line ({type(error).__name__}: {error})"
+def _no_constant(text: str) -> float:
+    raise ValueError(text)  # NaN and infinity, which JSON does not have
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-# What readers rely on: a type or several, a list of one shape, or a table with at least these keys.
-_TEXT_OR_NONE = (str, type(None))
-_NUMBER_OR_NONE = (int, float, type(None))
-_HEADER_SHAPE = {
-    "convbench_version": str, "created": str, "command": [str], "suites": [{"name": str, "sha256": str}], "seed": int,
-    "options": dict, "environment": {"libraries": dict, "blas": [dict]}, "devices": dict,
-}  # fmt: skip
-_DEVICE_SHAPE = {"machine": dict, "fingerprint": str}
-_CASE_SHAPE = {
-    "row": int, "reason": str, "resolved": _TEXT_OR_NONE, "plan_s": _NUMBER_OR_NONE, "first_call_s": _NUMBER_OR_NONE,
-    "workspace_bytes": _NUMBER_OR_NONE,
-    "key": {"case": {"suite": str, "name": str, "repeat": int}, "backend": str, "algorithm": str, "device": str,
-            "cache": str, "threads": int},
-}  # fmt: skip
-_WORK_SHAPE = [{
-    "name": str, "flops": int, "bytes_read": int, "bytes_written": int, "footprint_bytes": int, "launches": int,
-}]  # fmt: skip
-_VERIFICATION_SHAPE = {"max_error": _NUMBER_OR_NONE, "rms_error": _NUMBER_OR_NONE, "bound_share": _NUMBER_OR_NONE}
-_ROUND_SHAPE = {"row": int, "launches": int, "wall_s": list, "cpu_s": list, "flags": dict, "stop": _TEXT_OR_NONE}
-_FAILURE_SHAPE = {"row": int, "reason": str}
-
-
-def _check(value: Any, shape: Any, name: str = "") -> None:
-    """Raises an InputError that names the field where `value` has not this shape; a bool is no number."""
-    kind = type(shape) if isinstance(shape, dict | list) else shape
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(f"damaged line ({name or 'it'} is {value!r:.60})")
-    if isinstance(shape, dict):
-        for key, inner in shape.items():
-            _check(value[key], inner, f"{name}.{key}".lstrip("."))
-    elif isinstance(shape, list):
-        for position, entry in enumerate(value):
-            _check(entry, shape[0], f"{name}[{position}]")
-    elif isinstance(value, int):
-        float(value)  # or it overflows, here and not when a rate is computed
-
-
-def _lines(content: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Each line, and whether it ends in a newline."""
-    *whole, last = content.split(b"\n")
-    yield from ((line, True) for line in whole)
-    if last:
-        yield last, False
-
-
-def _schema(entry: dict[str, Any]) -> int:
-    """The schema version in a file's first line, once it is known to be readable."""
-    _check(entry, {"type": str})
-    if entry["type"] != "header":
-        raise InputError(f"expected the header, got a line of type {entry['type']!r}")
-    found = entry.get("schema_version")
-    if found is None:
-        raise InputError("the header has no schema_version: this is not a convbench result file")
-    if type(found) is not int or found > SCHEMA_VERSION:
-        raise InputError(
-            f"written by a newer convbench (schema version {found}, this one reads up to {SCHEMA_VERSION}): upgrade"
-        )
-    if found < SCHEMA_VERSION and found not in UPGRADES:
-        raise InputError(f"schema version {found} is too old for this convbench: measure again")
-    return found
-
-
-def _header(entry: dict[str, Any]) -> dict[str, Any]:
-    _check(entry, _HEADER_SHAPE)
-    for name, device in entry["devices"].items():
-        _check(device, _DEVICE_SHAPE, f"devices.{name}")
-    return entry
-
-
-def _fold_line(entry: dict[str, Any], rows: dict[int, Row], canaries: list[dict[str, float]]) -> None:
-    kind = entry["type"]
-    if kind == "canary":
-        canaries.append({str(name): float(seconds) for name, seconds in entry["seconds"].items()})
-    elif kind == "case":
-        _check(entry, _CASE_SHAPE)
-        for name, shape in (("work", _WORK_SHAPE), ("verification", _VERIFICATION_SHAPE)):
-            if entry[name] is not None:
-                _check(entry[name], shape, name)
-        rows[entry["row"]] = Row(
-            key=RowKey.from_dict(entry["key"]),
-            status=Status(entry["status"]),
-            reason=entry["reason"],
-            resolved=entry["resolved"],
-            plan_s=entry["plan_s"],
-            first_call_s=entry["first_call_s"],
-            workspace_bytes=entry["workspace_bytes"],
-            work=Work.from_list(entry["work"]) if entry["work"] is not None else None,
-            verification=entry["verification"],
-        )
-    elif kind == "round":
-        _check(entry, _ROUND_SHAPE)
-        row = _open_row(rows, entry["row"])
-        flags = entry["flags"]
-        samples = tuple(
-            Sample(float(wall), None if cpu is None else float(cpu), tuple(flags.get(str(i), ())))
-            for i, (wall, cpu) in enumerate(zip(entry["wall_s"], entry["cpu_s"], strict=True))
-        )
-        if not samples or entry["launches"] < 1 or min(sample.wall_s for sample in samples) < 0:
-            raise InputError("a round without samples, or of negative time")
-        rows[entry["row"]] = replace(
-            row,
-            rounds=(*row.rounds, Round(entry["launches"], samples)),
-            stop_reason=entry["stop"],
-            status=Status.OK if entry["stop"] else row.status,
-        )
-    elif kind == "failure":
-        _check(entry, _FAILURE_SHAPE)
-        row = _open_row(rows, entry["row"])
-        rows[entry["row"]] = replace(row, status=Status(entry["status"]), reason=entry["reason"])
-    else:
-        raise InputError(f"unknown line type {kind!r}")
-
-
-def _open_row(rows: Mapping[int, Row], index: int) -> Row:
-    """The row that a round or a failure belongs to."""
-    if index not in rows:
-        raise InputError(f"row {index} has no case line before this one")
-    if rows[index].status is not Status.PARTIAL:
-        raise InputError(f"row {index} is {rows[index].status}: nothing can follow")
-    return rows[index]
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Rows hold no circles; the garbage collector would walk all of them again and again as they grow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

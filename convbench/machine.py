@@ -168,6 +168,11 @@ class Machine:
             raise InputError(f"not a machine: {error}") from None
 
 
+def cpu_count() -> int:
+    """Logical CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_machine(root: str | Path = "/") -> Machine:
     """This machine, from /proc and /sys below `root`; elsewhere from sysctl (macOS) and Python's `platform`."""
     root = Path(root)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from convbench.timing import Round
 
 
+WARM, COLD = "warm", "cold"
+"""Whether caches hold what the last run of a plan left there, or something else."""
+
+
 class Status(StrEnum):
     """What came of a row."""
 
@@ -30,6 +34,14 @@ class Status(StrEnum):
     FAILED = "failed"
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
+
+
+class Remark(StrEnum):
+    """What to know about a row's time."""
+
+    FEW_ROUNDS = "few_rounds"
+    DISTURBED = "disturbed"
+    DRIFT = "drift"
 
 
 BROKEN = {Status.WRONG, Status.FAILED, Status.OUT_OF_MEMORY, Status.TIMEOUT}
@@ -47,12 +59,13 @@ class RowKey:
     backend: str
     algorithm: str
     device: str
-    cache: str = "warm"
+    cache: str = WARM
     threads: int = 1
 
     def label(self) -> str:
         """The row in words, for messages."""
-        return f"{self.case.label()} {self.backend}:{self.algorithm}"
+        text = f"{self.case.label()} {self.backend}:{self.algorithm}"
+        return text if self.cache == WARM else f"{text} {self.cache}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for a file."""
@@ -136,8 +149,25 @@ class Row:
 
     @property
     def disturbed_rounds(self) -> int:
-        """Rounds in which a witness spoke against every sample."""
+        """Rounds in which a witness spoke against every sample, so that they count all the same."""
         return sum(r.disturbed for r in self.rounds)
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """How many samples a witness spoke against, and how many there are."""
+        flagged = sum(sample.disturbed for r in self.rounds for sample in r.samples)
+        return flagged, sum(len(r.samples) for r in self.rounds)
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """Why the time should not be taken at its word; none for a row without one."""
+        if self.time_s is None:
+            return ()
+        found = {
+            Remark.FEW_ROUNDS: self.interval_s is None,
+            Remark.DISTURBED: 2 * self.disturbed_rounds >= len(self.rounds),
+        }
+        return tuple(remark for remark, holds in found.items() if holds)
 
 
 @dataclass(frozen=True, slots=True)

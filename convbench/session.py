@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import __version__, environment
 from convbench.errors import InputError
-from convbench.journal import Journal, read_run
+from convbench.journal import SCHEMA_VERSION, Journal
 from convbench.machine import Machine
 from convbench.result import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from convbench.runner import RunOptions, Task
+    from convbench.runner import RunOptions
     from convbench.suite import Suite
+    from convbench.tasks import Task
 
 METHOD_VERSION = 1
 """Version of docs/method.md: raised when a change there makes numbers differ from those of earlier runs."""
-
-HEADER_START = b'{"type":"header"'
 
 
 def header(
@@ -48,7 +47,8 @@ def header(
         "command": environment.relative_command(arguments),
         "suites": [{"name": s.name, "title": s.title, "sha256": s.sha256} for s in suites],
         "seed": options.seed,
-        "options": {"threads": options.threads, "max_memory_bytes": options.max_memory} | asdict(options.timing),
+        "options": {"threads": options.threads, "processes": options.processes, "max_memory_bytes": options.max_memory}
+        | asdict(options.timing),
         "environment": environment.collect(),
         "devices": devices,
     }
@@ -68,28 +68,25 @@ def resume(path: Path, new: dict[str, Any], found: Sequence[Task]) -> tuple[Jour
     Raises:
         InputError: the file is damaged, or was measured under other conditions; the text says which.
     """
-    try:
-        content = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if b"\n" not in content and HEADER_START.startswith(content[: len(HEADER_START)]):
-        return Journal.create(path, new, force=True), list(found)
-    done = read_run(path)
+    journal = Journal.reopen(path, new)
+    done = journal.run()
     old_conditions, new_conditions = _conditions(done.header), _conditions(new)
     for name, value in new_conditions.items():
         old = old_conditions.get(name)
         if old != value:
+            journal.close()
             raise InputError(f"{path} cannot be resumed: its {name} was {old}, now {value}")
     # More memory, or what was missing on the machine, may be there now.
     again = {Status.PARTIAL, Status.SKIPPED, Status.UNAVAILABLE}
     finished = {row.key for row in done.rows if row.status not in again}
     todo = [task for task in found if task.key not in finished]
-    return Journal.reopen(path, done.end), [replace(task, index=done.next_row + i) for i, task in enumerate(todo)]
+    return journal, [replace(task, index=done.next_row + i) for i, task in enumerate(todo)]
 
 
 def _conditions(of: dict[str, Any]) -> dict[str, Any]:
     """What must agree for two parts of a run to be one. Free memory and load are not among it."""
     return {
+        "schema version": of.get("schema_version", SCHEMA_VERSION),
         "convbench version": of["convbench_version"],
         "suite hash": [suite["sha256"][:12] for suite in of["suites"]],
         "machine": {name: device["fingerprint"] for name, device in of["devices"].items()},

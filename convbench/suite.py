@@ -10,7 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbench.errors import InputError, shown, unknown_name
+from convbench.errors import InputError, printable, shown, unknown_name
+from convbench.files import open_regular
 from convbench.problem import MAX_EXTENT, Problem
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 ALIASES = {"alexnet": "alexnet-2012", "vgg": "vgg-d"}
 """Short names of built-in suites."""
+
+MAX_BYTES = 1 << 20
+"""Of a suite file: over a hundred times the largest built-in one."""
+MAX_DOTS = 500
 
 CONFIDENCES = ("source", "quoted", "recalled", "inferred")
 """How a problem's shape is known: read in the authors' own code or text; read in a third party's; recalled and checked
@@ -89,7 +94,8 @@ def load_suite(argument: str) -> Suite:
     """
     if argument.endswith(".toml") or "/" in argument or "\\" in argument:
         try:
-            content = Path(argument).read_bytes()
+            with open_regular(Path(argument), "rb") as file:
+                content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise InputError(f"cannot read suite {argument}: {error.strerror}") from None
         return parse_suite(content, argument)
@@ -106,13 +112,14 @@ def parse_suite(content: bytes, where: str) -> Suite:
     Raises:
         InputError: not UTF-8 TOML, a key unknown, missing or of the wrong type, or an impossible shape.
     """
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{where}: not a convbench suite: larger than {MAX_BYTES >> 20} MiB")
+    if max(line.count(b".") for line in content.split(b"\n")) > MAX_DOTS:  # tomllib takes minutes for long keys
+        raise InputError(f"{where}: not a convbench suite: a line has more than {MAX_DOTS} dots")
     try:
         table = tomllib.loads(content.decode())
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # not UTF-8, not TOML, an integer of over 4300 digits, nested too deep
-        raise InputError(f"{where}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, an integer of over 4300 digits, nested too deep
+        raise InputError(f"{where}: not a convbench suite: not valid TOML: {printable(str(error))}") from None
     _check_keys(table, _TOP_KEYS, where)
     if type(table.get("schema")) is not int or table["schema"] != SCHEMA:
         raise InputError(f"{where}: schema must be {SCHEMA}, got {shown(table.get('schema'))}")
@@ -136,7 +143,7 @@ def parse_suite(content: bytes, where: str) -> Suite:
         title=_typed(table, "title", str, name, where),
         source=_typed(table, "source", str, "", where),
         year=_typed(table, "year", int, None, where),
-        notes=tuple(notes),
+        notes=tuple(map(printable, notes)),
         problems=tuple(problems.values()),
         sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -159,7 +166,7 @@ def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any, where: 
     if value is not default and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
         kinds = {str: "a string", int: "an integer", bool: "true or false"}
         raise InputError(f"{where}: {key} must be {kinds[kind]}, got {shown(value)}")
-    return value
+    return printable(value) if isinstance(value, str) else value
 
 
 def _name(table: Mapping[str, Any], where: str) -> str:

@@ -78,6 +78,7 @@ class FakeDevice:
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self.sweeps = 0
 
     def machine(self) -> Machine:
         """A machine without features."""
@@ -90,6 +91,14 @@ class FakeDevice:
     def canaries(self) -> dict[str, Callable[[], object]]:
         """Two that take a simulated millisecond each."""
         return {"compute": lambda: self.advance(1e-3), "memory": lambda: self.advance(1e-3)}
+
+    def cache_bytes(self) -> int:
+        """One MiB."""
+        return 1 << 20
+
+    def sweep_cache(self, threads: int) -> None:
+        """Counts the sweeps, which take no time."""
+        self.sweeps += 1
 
     def advance(self, seconds: float) -> None:
         """Moves the clock on."""
@@ -115,6 +124,10 @@ class FakeClock:
         flags = ("switched",) if self.flag_every and self.samples % self.flag_every == 0 else ()
         wall = self.device.now_s - start
         return Sample(wall, wall, flags)
+
+    def watch(self) -> Callable[[], tuple[str, ...]]:
+        """Sees nothing."""
+        return tuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

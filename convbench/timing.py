@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from convbench.backends import BELOW_TIMER_FLOOR
 from convbench.stats import median, median_interval
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class TimingOptions:
 
     Attributes:
         precision: relative half-width of the median's 95 % interval at which a row stops.
-        max_time_s: seconds of samples after which a row stops in any case.
+        max_time_s: seconds of samples after which a row stops.
         min_rounds: rounds before precision counts; six are what a 95 % interval needs.
         max_samples: samples of a row in one round.
         min_sample_s: shortest sample, in seconds; launches are batched to reach it.
@@ -40,26 +41,31 @@ class TimingOptions:
 
 STALL_ROUNDS = 3
 STALL_IMPROVEMENT = 0.05
+LEAST_ROUNDS = 3
+"""Rounds that a row gets even where its time is spent: a median of three survives one disturbed sample."""
+PATIENCE = 5
+"""Multiples of `max_time_s` after which a row stops in any case."""
 OVERHEADS_PER_SAMPLE = 1e4
 """A sample lasts at least so many times the cost of reading the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The samples of one row in one round, `launches` runs of the plan in each."""
+    """The samples of one row in one round, `launches` runs in each, by the worker process of number `process`."""
 
     launches: int
     samples: tuple[Sample, ...]
+    process: int = 0
 
     @property
     def disturbed(self) -> bool:
         """Whether a witness speaks against every sample, so that its value rests on flagged ones."""
-        return all(sample.flags for sample in self.samples)
+        return all(sample.disturbed for sample in self.samples)
 
     @property
     def value_s(self) -> float:
         """Seconds per launch: the median of the clean samples, or of all where none is clean."""
-        used = [s for s in self.samples if not s.flags] or self.samples
+        used = [s for s in self.samples if not s.disturbed] or self.samples
         return median(s.wall_s for s in used) / self.launches
 
     @property
@@ -80,13 +86,13 @@ def half_width(values: Sequence[float]) -> float | None:
 def stop_reason(values: Sequence[float], spent_s: float, options: TimingOptions) -> str | None:
     """Why a row with these round values, after `spent_s` seconds of samples, is finished; None if it is not.
 
-    "precision": the interval is narrow enough; "max_time": the time is spent; "stalled": three more rounds narrowed
-    the interval by less than 5 %.
+    "precision": the interval is narrow enough; "max_time": the time is spent, and three rounds are measured, or five
+    times that time is spent; "stalled": three more rounds narrowed the interval by less than 5 %.
     """
     width = half_width(values) if len(values) >= options.min_rounds else None
     if width is not None and width <= options.precision:
         return "precision"
-    if spent_s >= options.max_time_s:
+    if spent_s >= options.max_time_s * (1 if len(values) >= LEAST_ROUNDS else PATIENCE):
         return "max_time"
     before = half_width(values[:-STALL_ROUNDS]) if len(values) >= options.min_rounds + STALL_ROUNDS else None
     if width is not None and before is not None and width > (1 - STALL_IMPROVEMENT) * before:
@@ -94,9 +100,14 @@ def stop_reason(values: Sequence[float], spent_s: float, options: TimingOptions)
     return None
 
 
+def shortest_sample_s(clock: Clock, options: TimingOptions) -> float:
+    """Seconds that a sample should last at least."""
+    return max(options.min_sample_s, OVERHEADS_PER_SAMPLE * clock.overhead_s)
+
+
 def launches_per_sample(run: Callable[[], object], clock: Clock, options: TimingOptions) -> int:
     """Launches that make a sample last long enough, found by timing a few."""
-    shortest = max(options.min_sample_s, OVERHEADS_PER_SAMPLE * clock.overhead_s)
+    shortest = shortest_sample_s(clock, options)
     launches = 1
     for _ in range(4):
         sample = clock.sample(run, launches)
@@ -113,38 +124,74 @@ def launches_per_sample(run: Callable[[], object], clock: Clock, options: Timing
 
 @dataclass(slots=True)
 class RowTimer:
-    """One row in the rotation: its plan's `run`, and the rounds measured so far."""
+    """One row in the rotation: what it runs, and the rounds measured so far.
+
+    Cold, a sample is one launch of `run` and of each of `others`, the same on operands of their own, after `sweep` has
+    emptied the caches: so none finds its operands there. Warm, there is neither.
+    """
 
     run: Callable[[], object]
     clock: Clock
     options: TimingOptions
+    sweep: Callable[[], None] | None = None
+    others: Sequence[Callable[[], object]] = ()
+    process: int = 0
     launches: int = 0
     values: list[float] = field(default_factory=list)
     spent_s: float = 0.0
     """Seconds of all samples."""
     warmup_s: float = 0.0
-    """Seconds of launches outside samples: one a round, and those that found `launches`."""
+    """Seconds outside samples: an untimed launch a round, those that found `launches`, sweeps of the caches."""
 
     def round(self) -> tuple[Round, str | None]:
         """Measures one round; the second value says why the row is finished, None if it is not."""
-        started = time.perf_counter()
-        if not self.launches:
-            self.launches = launches_per_sample(self.run, self.clock, self.options)
-        else:
-            self.run()  # untimed: other rows have been in the caches meanwhile
-        self.warmup_s += time.perf_counter() - started
+        self._warm_up()
+        take = self._warm_sample if self.sweep is None else self._cold_sample
         samples: list[Sample] = []
-        spent = 0.0
+        taken = 0.0
+        watched = self.clock.watch()
         # Another sample only if it fits, so that six rounds do as long as one launch lasts a sixth of the time.
         while not samples or (
-            len(samples) < self.options.max_samples and spent + samples[-1].wall_s <= self.options.max_time_s / 6
+            len(samples) < self.options.max_samples
+            and taken * (len(samples) + 1) / len(samples) <= self.options.max_time_s / 6
         ):
-            samples.append(self.clock.sample(self.run, self.launches))
-            spent += samples[-1].wall_s
-        measured = Round(self.launches, tuple(samples))
+            started = time.perf_counter()
+            samples.append(take())
+            outside = max(0.0, time.perf_counter() - started - samples[-1].wall_s) if self.sweep else 0.0
+            self.warmup_s += outside
+            taken += samples[-1].wall_s + outside
+        if flags := watched():
+            samples = [replace(sample, flags=(*sample.flags, *flags)) for sample in samples]
+        measured = Round(self.launches, tuple(samples), self.process)
         self.values.append(measured.value_s)
-        self.spent_s += spent
+        self.spent_s += measured.spent_s
         return measured, stop_reason(self.values, self.spent_s, self.options)
+
+    def _warm_up(self) -> None:
+        started = time.perf_counter()
+        if self.sweep is not None:
+            self.launches = 1 + len(self.others)
+        elif not self.launches:
+            self.launches = launches_per_sample(self.run, self.clock, self.options)
+        elif not self.values or self.values[-1] <= self.options.max_time_s / 6:
+            self.run()  # untimed: other rows have been in the caches meanwhile; a long launch does not notice
+        self.warmup_s += time.perf_counter() - started
+
+    def _warm_sample(self) -> Sample:
+        return self.clock.sample(self.run, self.launches)
+
+    def _cold_sample(self) -> Sample:
+        assert self.sweep is not None
+        self.sweep()
+        remaining = iter((self.run, *self.others))
+
+        def next_run() -> None:
+            next(remaining)()
+
+        sample = self.clock.sample(next_run, self.launches)
+        if sample.wall_s < shortest_sample_s(self.clock, self.options):
+            return replace(sample, flags=(*sample.flags, BELOW_TIMER_FLOOR))
+        return sample
 
 
 @dataclass(frozen=True, slots=True)

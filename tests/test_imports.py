@@ -14,13 +14,14 @@ PACKAGE = Path(convbench.__file__).parent
 # One entry per layer. A module may import those of earlier layers, and of its own as long as no circle results. A name
 # stands for the whole package below it. This is the picture in docs/architecture.md.
 LAYERS = [
-    {"errors", "units"},
+    {"errors", "files", "units"},
     {"problem"},
     {"work", "counts", "operands", "stats"},
     {"suite", "machine", "datasheet"},
     {"backends"},
     {"timing", "reference", "verify", "calibrate"},
-    {"environment", "result", "journal", "memory"},
+    {"environment", "result", "fold", "journal", "memory", "recheck"},
+    {"tasks"},
     {"runner", "workers", "session", "doctor", "testing", "noise", "roofline", "compare"},
     {"render", "formats"},
     {"cli"},

@@ -9,25 +9,15 @@ import numpy as np
 import pytest
 
 from convbench import operands as operands_module
-from convbench.backends import AUTO, BackendSpec, Candidate
+from convbench.backends import AUTO, BackendSpec
 from convbench.backends.cpu import CpuBackend
-from convbench.errors import InputError, UnsupportedError
+from convbench.errors import UnsupportedError
 from convbench.journal import SCHEMA_VERSION, fold
-from convbench.memory import operand_bytes, verification_bytes
-from convbench.problem import PRECISIONS, ConvPass, Dtype, Epilogue, Layout, MathMode
-from convbench.result import Status
-from convbench.runner import (
-    Progress,
-    RunOptions,
-    Selection,
-    Spent,
-    Task,
-    describe,
-    groups_by_memory,
-    run,
-    tasks,
-)
+from convbench.problem import PRECISIONS, ConvPass, Epilogue
+from convbench.result import COLD, WARM, Status
+from convbench.runner import Progress, RunOptions, Spent, run
 from convbench.suite import load_suite, parse_suite
+from convbench.tasks import Selection, Task, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
 from convbench.timing import TimingOptions
 
@@ -81,215 +71,6 @@ def measure(selection=FPROP, options=OPTIONS, backend=None, suites=(SUITE,), **b
     """Rows by algorithm, of one case."""
     found = tasks(selection.cases(suites), specs(backend=backend, **behaviour), options.threads)
     return {row.key.algorithm: row for row in rows_of(lines_of(found, options))}
-
-
-# Which cases
-
-
-def labels(**selection):
-    return [case.label() for case in Selection(**selection).cases([SUITE])]
-
-
-def test_all_passes_of_all_problems_by_default():
-    assert labels() == [
-        "tiny/first fprop fp32 nchw", "tiny/first dgrad fp32 nchw", "tiny/first wgrad fp32 nchw",
-        "tiny/second fprop fp32 nchw", "tiny/second dgrad fp32 nchw", "tiny/second wgrad fp32 nchw",
-    ]  # fmt: skip
-
-
-def test_the_order_is_problem_pass_dtype_layout_epilogue():
-    assert labels(
-        passes=(ConvPass.WGRAD, ConvPass.FPROP),
-        precisions=(PRECISIONS["fp64"], PRECISIONS["fp32"]),
-        layouts=(Layout.NHWC, Layout.NCHW),
-        epilogues=(Epilogue.BIAS_RELU, Epilogue.NONE),
-        globs=("first",),
-    ) == [
-        "tiny/first wgrad fp64 nhwc", "tiny/first wgrad fp64 nchw",
-        "tiny/first wgrad fp32 nhwc", "tiny/first wgrad fp32 nchw",
-        "tiny/first fprop fp64 nhwc bias+relu", "tiny/first fprop fp64 nhwc",
-        "tiny/first fprop fp64 nchw bias+relu", "tiny/first fprop fp64 nchw",
-        "tiny/first fprop fp32 nhwc bias+relu", "tiny/first fprop fp32 nhwc",
-        "tiny/first fprop fp32 nchw bias+relu", "tiny/first fprop fp32 nchw",
-    ]  # fmt: skip
-
-
-def test_the_backward_passes_take_no_epilogue_and_occur_once():
-    assert labels(epilogues=(Epilogue.BIAS, Epilogue.BIAS_RELU), globs=("second",)) == [
-        "tiny/second fprop fp32 nchw bias", "tiny/second fprop fp32 nchw bias+relu",
-        "tiny/second dgrad fp32 nchw", "tiny/second wgrad fp32 nchw",
-    ]  # fmt: skip
-
-
-def test_a_case_holds_its_problem_and_how_often_it_occurs():
-    first, second = Selection(passes=(ConvPass.FPROP,)).cases([SUITE])
-    assert (first.repeat, second.repeat) == (4, 1)
-    assert first.problem is SUITE.problems[0].problem
-    assert (first.dtype, first.math_mode) == (Dtype.FP32, MathMode.FP32)
-
-
-def test_a_batch_replaces_that_of_every_problem():
-    assert {case.problem.batch for case in Selection(batch=7).cases([SUITE])} == {7}
-    assert {case.problem.batch for case in Selection(batch=0).cases([SUITE])} == {0}
-    assert [case.problem.batch for case in Selection(passes=(ConvPass.FPROP,)).cases([SUITE])] == [2, 1]
-
-
-@pytest.mark.parametrize("batch", [-1, 2**31])
-def test_an_impossible_batch_is_an_error(batch):
-    with pytest.raises(InputError, match="batch"):
-        Selection(batch=batch).cases([SUITE])
-
-
-@pytest.mark.parametrize(
-    ("globs", "expected"),
-    [
-        (("first",), ["tiny/first", "other/first"]),
-        (("f*",), ["tiny/first", "other/first"]),
-        (("*s*",), ["tiny/first", "tiny/second", "other/first", "other/second"]),
-        (("tiny/*",), ["tiny/first", "tiny/second"]),
-        (("tiny/first", "other/second"), ["tiny/first", "other/second"]),
-        (("[ft]irst",), ["tiny/first", "other/first"]),
-        (("?irst",), ["tiny/first", "other/first"]),
-    ],
-    ids=str,
-)
-def test_globs_match_a_name_with_or_without_its_suite(globs, expected):
-    cases = Selection(passes=(ConvPass.FPROP,), globs=globs).cases([SUITE, OTHER])
-    assert [f"{case.suite}/{case.name}" for case in cases] == expected
-
-
-@pytest.mark.parametrize("glob", ["FIRST", "third", "first/", ""])
-def test_a_glob_that_matches_nothing_is_an_error(glob):
-    with pytest.raises(InputError, match=r"no problem of tiny, other matches --filter"):
-        Selection(globs=(glob,)).cases([SUITE, OTHER])
-
-
-# Which rows
-
-
-def names(found):
-    return [(task.case.conv_pass, f"{task.key.backend}:{task.key.algorithm}") for task in found]
-
-
-def test_a_bare_backend_means_all_its_algorithms_but_not_its_own_choice():
-    found = tasks(FPROP.cases([SUITE]), specs(), 1)
-    assert names(found) == [("fprop", "fake:quick"), ("fprop", "fake:slow")]
-    assert [task.index for task in found] == [0, 1]
-
-
-def test_one_algorithm_or_auto_may_be_asked_for():
-    assert names(tasks(FPROP.cases([SUITE]), specs("slow", AUTO), 1)) == [
-        ("fprop", "fake:slow"),
-        ("fprop", "fake:auto"),
-    ]
-
-
-def test_cases_come_before_backends():
-    selection = Selection(passes=(ConvPass.FPROP, ConvPass.DGRAD), globs=("first",))
-    found = tasks(selection.cases([SUITE]), specs("slow", "quick"), 1)
-    assert names(found) == [
-        ("fprop", "fake:slow"), ("fprop", "fake:quick"), ("dgrad", "fake:slow"), ("dgrad", "fake:quick"),
-    ]  # fmt: skip
-
-
-def test_what_is_asked_for_twice_is_measured_once():
-    backend = FakeBackend()
-    twice = [BackendSpec(backend, "slow"), BackendSpec(backend), BackendSpec(FakeBackend(), "slow")]
-    assert names(tasks(FPROP.cases([SUITE, SUITE]), twice, 1)) == [("fprop", "fake:slow"), ("fprop", "fake:quick")]
-
-
-@pytest.mark.parametrize(
-    ("asked", "near"),
-    [("quik", "did you mean 'quick'?"), ("slo", "did you mean 'slow'?"), ("winograd", "known: auto, quick, slow")],
-)
-def test_an_unknown_algorithm_names_the_nearest(asked, near):
-    with pytest.raises(InputError) as caught:
-        tasks(FPROP.cases([SUITE]), specs(asked), 1)
-    assert str(caught.value) == f"unknown algorithm {asked!r} of backend fake; {near}"
-
-
-def test_a_key_says_device_cache_and_threads():
-    key = tasks(FPROP.cases([SUITE]), specs("slow"), 3)[0].key
-    assert (key.device, key.cache, key.threads) == ("fake", "warm", 3)
-
-
-def test_an_unusable_backend_has_no_device():
-    task = tasks(FPROP.cases([SUITE]), specs("slow", backend=FakeBackend(unusable="no GPU")), 1)[0]
-    assert (task.key.device, task.unavailable) == ("", "no GPU")
-
-
-class Broken(FakeBackend):
-    """A backend one of whose methods raises."""
-
-    def __init__(self, method, error):
-        super().__init__()
-        setattr(self, method, self._raise)
-        self.error = error
-
-    def _raise(self, *_arguments):
-        raise self.error
-
-
-@pytest.mark.parametrize("method", ["probe", "device", "algorithms"])
-def test_a_backend_that_cannot_answer_is_one_clear_line(method):
-    with pytest.raises(InputError) as caught:
-        tasks(FPROP.cases([SUITE]), specs(backend=Broken(method, ZeroDivisionError("by\nzero"))), 1)
-    assert str(caught.value).startswith("backend fake cannot be used: ZeroDivisionError: by zero (test_runner.py:")
-
-
-def test_what_is_no_backend_at_all_is_one_clear_line():
-    with pytest.raises(InputError, match=r"backend object cannot be used: AttributeError: .*'probe'"):
-        tasks(FPROP.cases([SUITE]), [BackendSpec(object())], 1)
-
-
-def test_an_interrupt_passes_through_the_questions():
-    with pytest.raises(KeyboardInterrupt):
-        tasks(FPROP.cases([SUITE]), specs(backend=Broken("algorithms", KeyboardInterrupt())), 1)
-
-
-# Memory
-
-
-def test_a_row_needs_operands_plan_and_verification():
-    task = tasks(FPROP.cases([SUITE]), specs("big", big=FakeAlgorithm(memory_bytes=1000)), 1)[0]
-    assert task.memory_bytes == operand_bytes(task.case) + 1000 + verification_bytes(task.case)
-
-
-def grouped(found, max_memory):
-    return [[(task.case.name, task.key.algorithm) for task in group] for group in groups_by_memory(found, max_memory)]
-
-
-def test_groups_are_everything_or_one_problem_or_one_row():
-    memory = 10**6
-    behaviour = {"one": FakeAlgorithm(memory_bytes=memory), "two": FakeAlgorithm(memory_bytes=memory)}
-    found = tasks(Selection(passes=(ConvPass.FPROP,)).cases([SUITE]), specs(**behaviour), 1)
-    rows = [("first", "one"), ("first", "two"), ("second", "one"), ("second", "two")]
-    rest = 50_000  # operands and verification of both
-    assert grouped(found, 4 * memory + rest) == [rows]
-    assert grouped(found, 4 * memory) == [rows[:2], rows[2:]]
-    assert grouped(found, 2 * memory + rest) == [rows[:2], rows[2:]]
-    assert grouped(found, 2 * memory) == [[row] for row in rows]
-    assert grouped([], memory) == [[]]
-
-
-def test_a_large_problem_alone_is_split():
-    def memory(case):
-        return 10**6 if case.name == "second" else 10
-
-    class Sized(FakeBackend):
-        def algorithms(self, case):
-            return [Candidate(name, None, memory(case)) for name in self.behaviour]
-
-    found = tasks(Selection(passes=(ConvPass.FPROP,)).cases([SUITE]), specs(backend=Sized()), 1)
-    assert grouped(found, 10**6 + 50_000) == [
-        [("first", "quick"), ("first", "slow")], [("second", "quick")], [("second", "slow")],
-    ]  # fmt: skip
-
-
-def test_every_row_is_in_one_group_whatever_the_memory():
-    found = tasks(load_cases("smoke"), [BackendSpec(CpuBackend())], 1)
-    for memory in (1, 10**5, 10**6, 10**7, 10**9):
-        assert sorted(task.index for group in groups_by_memory(found, memory) for task in group) == list(range(126))
 
 
 def load_cases(name):
@@ -701,7 +482,7 @@ def test_all_backends_get_the_same_numbers():
             np.testing.assert_array_equal(w, pairs[0][1])
 
 
-# Threads and errors in words
+# Threads
 
 
 def test_blas_is_held_to_the_threads_while_it_runs():
@@ -724,15 +505,6 @@ def test_blas_is_held_to_the_threads_while_it_runs():
     assert blas_threads() == before
 
 
-def test_an_error_in_one_line():
-    with pytest.raises(ValueError, match="two") as caught:
-        raise ValueError("two\n  lines and   spaces")
-    text = describe(caught.value)
-    assert text.startswith("ValueError: two lines and spaces (test_runner.py:")
-    assert describe(ValueError("never raised")) == "ValueError: never raised"
-    assert len(describe(ValueError("x" * 1000))) == 500
-
-
 def test_the_cpu_backend_end_to_end():
     suite = load_suite("smoke")
     selection = Selection(globs=("plain-3x3", "empty-batch", "line"))
@@ -743,3 +515,168 @@ def test_the_cpu_backend_end_to_end():
     assert {row.status for row in rows} == {Status.OK}
     assert all(row.time_s > 0 and row.resolved in {"direct", "gemm", "fft"} for row in rows)
     assert isinstance(found[0], Task)
+
+
+# Cold rows
+
+
+class Counted(FakeBackend):
+    """Counts plans, and runs by plan."""
+
+    def __init__(self, **behaviour):
+        super().__init__(behaviour or {"quick": FakeAlgorithm(seconds=1e-4)})
+        self.operands, self.runs = [], []
+
+    def plan(self, case, algorithm, operands, options):
+        plan = super().plan(case, algorithm, operands, options)
+        number, original = len(self.operands), plan.run
+        self.operands.append(operands.x)
+
+        def run():
+            self.runs.append(number)
+            original()
+
+        plan.run = run
+        return plan
+
+
+def cold_rows(backend, caches=(COLD,), options=OPTIONS):
+    found = tasks(FPROP.cases([SUITE]), specs(backend=backend), 1, caches)
+    return {row.key.cache: row for row in rows_of(lines_of(found, options))}
+
+
+def test_a_cold_row_rotates_through_operands_of_its_own():
+    backend = Counted()
+    row = cold_rows(backend)["cold"]
+    assert row.status == "ok"
+    assert row.time_s == pytest.approx(1e-4)
+    assert len(backend.operands) == 10  # so that a sample of one launch each lasts a millisecond
+    assert len({x.tobytes() for x in backend.operands}) == 10
+    assert {r.launches for r in row.rounds} == {10}
+    timed = backend.runs[backend.runs.index(9) + 1 : -1]  # after the first calls, and before the check at the end
+    assert timed == [*range(10)] * (len(timed) // 10)
+    assert backend.shared_device.sweeps == len(timed) // 10
+
+
+def test_warm_and_cold_rows_share_one_verified_plan():
+    backend = Counted(slow=FakeAlgorithm(seconds=1e-2))
+    rows = cold_rows(backend, (WARM, COLD))
+    assert len(backend.operands) == 1
+    assert rows["cold"].verification == rows["warm"].verification
+    assert {row.status for row in rows.values()} == {"ok"}
+
+
+def test_a_further_set_that_cannot_be_planned_is_a_failed_row():
+    class Once(Counted):
+        def plan(self, *arguments):
+            if self.operands:
+                raise MemoryError("no more")
+            return super().plan(*arguments)
+
+    row = cold_rows(Once())["cold"]
+    assert (row.status, row.reason.partition(" (")[0]) == ("out_of_memory", "MemoryError: no more")
+
+
+# Honesty
+
+
+class Cheat(FakeBackend):
+    """A plan that is made dishonest by `spoil(plan)`."""
+
+    def __init__(self, spoil):
+        super().__init__({"quick": FakeAlgorithm()})
+        self.spoil = spoil
+
+    def plan(self, case, algorithm, operands, options):
+        plan = super().plan(case, algorithm, operands, options)
+        self.spoil(plan, operands)
+        return plan
+
+
+def poisons_nothing(plan, _):
+    plan.poison = lambda: None
+
+
+def computes_when_asked(plan, _):
+    run, output = plan.run, plan.output
+    plan.run = lambda: None
+    plan.output = lambda: (run(), output())[1]
+
+
+def writes_into_its_operands(plan, operands):
+    run = plan.run
+
+    def spoiling():
+        run()
+        operands.x.flags.writeable = True
+        operands.x[0] += 1
+
+    plan.run = spoiling
+
+
+def gives_up_later(plan, _):
+    run, runs = plan.run, itertools.count()
+    plan.run = lambda: run() if next(runs) < 5 else None
+
+
+def turns_wrong_later(plan, _):
+    run, runs = plan.run, itertools.count()
+
+    def turning():
+        run()
+        if next(runs) >= 5:
+            plan.output()[0] += 1
+
+    plan.run = turning
+
+
+def breaks_later(plan, _):
+    poison, calls = plan.poison, itertools.count()
+
+    def poison_twice():
+        if next(calls) >= 1:
+            raise SystemExit(3)
+        poison()
+
+    plan.poison = poison_twice
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (poisons_nothing, "96 elements of the output are not NaN after poison()"),
+        (computes_when_asked, "96 elements of the output are not NaN after poison()"),
+        (writes_into_its_operands, "the plan wrote into its operands: x"),
+        (gives_up_later, "after timing, 96 of 96 elements differ from what was verified"),
+        (turns_wrong_later, "after timing, 48 of 96 elements differ from what was verified"),
+        (breaks_later, "after timing, a run raised SystemExit: 3"),
+    ],
+)
+def test_a_plan_that_cheats_is_wrong_and_has_no_time(spoil, reason):
+    row = measure(backend=Cheat(spoil))["quick"]
+    assert row.status == "wrong"
+    assert row.reason.startswith(reason)
+    assert row.time_s is None
+
+
+def test_a_plan_that_rounds_differently_each_time_is_right():
+    def jitter(plan, _):
+        run, runs = plan.run, itertools.count()
+
+        def rounding():
+            run()
+            plan.output()[...] *= np.float32(1 + (next(runs) % 3) * 6e-8)
+
+        plan.run = rounding
+
+    assert measure(backend=Cheat(jitter))["quick"].status == "ok"
+
+
+@pytest.mark.parametrize("method", ["plan", "run", "output"])
+def test_a_backend_that_exits_is_a_failed_row(method):
+    def leave(*_):
+        raise SystemExit(0)
+
+    behaviour = {"quick": FakeAlgorithm(plan_error=SystemExit(0) if method == "plan" else None)}
+    backend = FakeBackend(behaviour) if method == "plan" else Cheat(lambda plan, _: setattr(plan, method, leave))
+    assert measure(backend=backend)["quick"].status == "failed"

@@ -117,7 +117,7 @@ def backends(output_format: str) -> None:
       convbench list backends
     """
     from convbench.backends import available, load
-    from convbench.runner import probe
+    from convbench.tasks import probe
 
     rows = []
     for name, entry in available().items():
@@ -152,8 +152,8 @@ def algorithms(suite: str, specs: tuple[str, ...], output_format: str, **choice:
       convbench list algorithms alexnet -b cpu --pass fprop
     """
     from convbench.backends import BackendSpec, available, load, parse_backend
-    from convbench.runner import candidates
     from convbench.suite import load_suite
+    from convbench.tasks import candidates
 
     chosen = [parse_backend(text) for text in specs]
     chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry, _warn))]

@@ -14,7 +14,7 @@ from convbench.problem import PRECISIONS, ConvPass, Epilogue, Layout
 from convbench.render import FORMATS, Table, render
 
 if TYPE_CHECKING:
-    from convbench.runner import Selection
+    from convbench.tasks import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def case_options(command: Command) -> Command:
 
 def selection(passes: Any, precisions: Any, layouts: Any, epilogues: Any, batch: int | None, globs: Any) -> Selection:
     """The Selection that `case_options` describe."""
-    from convbench.runner import Selection
+    from convbench.tasks import Selection
 
     return Selection(
         passes=passes, precisions=precisions, layouts=layouts, epilogues=epilogues, batch=batch, globs=tuple(globs)

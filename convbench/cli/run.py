@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
 
     from convbench.backends import BackendSpec
     from convbench.result import Run
-    from convbench.runner import RunOptions, Task
+    from convbench.runner import Progress, RunOptions, Spent
     from convbench.suite import Suite
+    from convbench.tasks import Task
 
 
 @click.command(name="run")
@@ -31,11 +31,16 @@ if TYPE_CHECKING:
               help="May be repeated. BACKEND alone: all its algorithms; BACKEND:auto: its own choice. "
               "FILE.py:CLASS loads one from a file. Without -b: every usable backend, auto each.")  # fmt: skip
 @case_options
+@click.option("--warm", "cache", flag_value="warm", default=True, help="Caches hold what the last run left (default).")
+@click.option("--cold", "cache", flag_value="cold", help="Caches are swept before each sample.")
+@click.option("--both", "cache", flag_value="both", help="Warm and cold rows, side by side.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
 @click.option("--precision", type=Parsed("fraction", parse_fraction), default="1%", show_default=True,
               help="Stop a row when the median's 95 % interval is within this.")  # fmt: skip
 @click.option("--max-time", type=Parsed("duration", parse_duration), default="2s", show_default=True,
               help="Stop a row after so much time in samples.")  # fmt: skip
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Fresh worker processes that measure each row in turn, sharing its time.")  # fmt: skip
 @click.option("--max-memory", type=Parsed("size", parse_bytes),
               help="Skip rows that need more; 80 % of what is free if left out.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
@@ -46,11 +51,12 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Overwrite the result file.")
 @click.option("--dry-run", is_flag=True, help="Show which rows would be measured, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("--worker", is_flag=True, hidden=True)
 @format_option
 def command(
-    suites: tuple[str, ...], specs: tuple[str, ...], threads: int | None, precision: float, max_time: float,
-    max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool, dry_run: bool, quiet: bool,
-    output_format: str, **choice: object,
+    suites: tuple[str, ...], specs: tuple[str, ...], cache: str, threads: int | None, precision: float,
+    max_time: float, processes: int, max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool,
+    dry_run: bool, quiet: bool, worker: bool, output_format: str, **choice: object,
 ) -> None:  # fmt: skip
     """Verify and time every case of SUITE (a built-in name or a TOML file) on backends, then show the table.
 
@@ -63,15 +69,16 @@ def command(
       convbench run my-suite.toml -b ./mykernel.py:MyBackend --pass fprop -o result.jsonl
     """
     started = time.perf_counter()
-    from convbench.machine import available_memory_bytes
-    from convbench.runner import RunOptions, tasks
+    from convbench.machine import available_memory_bytes, cpu_count
+    from convbench.runner import RunOptions
     from convbench.suite import load_suite
+    from convbench.tasks import tasks
     from convbench.timing import TimingOptions
 
     if resume and (force or output is None):
         raise click.UsageError("--resume needs -o, and excludes --force")
     loaded = [load_suite(name) for name in suites]
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = cpu_count()
     if threads is not None and threads > cpus:
         raise InputError(f"--threads must be at most {cpus}, the CPUs of this process; got {threads}")
     free = available_memory_bytes()
@@ -80,9 +87,16 @@ def command(
         max_memory=max_memory or int(0.8 * (free or 4 << 30)),
         timing=TimingOptions(precision=precision, max_time_s=max_time),
         seed=seed,
+        processes=processes,
     )
     backends = _backends(specs)
-    found = tasks(selection(**choice).cases(loaded), backends, options.threads)  # type: ignore[arg-type]
+    caches = ("warm", "cold") if cache == "both" else (cache,)
+    found = tasks(selection(**choice).cases(loaded), backends, options.threads, caches)  # type: ignore[arg-type]
+    if worker:
+        from convbench.workers import serve
+
+        serve(found, options)
+        return
     if dry_run:
         _show_tasks(found, options.max_memory, output_format)
         return
@@ -94,11 +108,11 @@ def command(
 
 def _backends(texts: tuple[str, ...]) -> list[BackendSpec]:
     from convbench.backends import AUTO, BackendSpec, available, load, parse_backend
-    from convbench.runner import probe
+    from convbench.tasks import probe
 
     if texts:
         return [parse_backend(text) for text in texts]
-    usable = [b for entry in available().values() if (b := load(entry)) and probe(b) is None]
+    usable = [b for entry in available().values() if (b := load(entry, _warn)) and probe(b) is None]
     if not usable:
         raise InputError("no usable backend; `convbench list backends` says why")
     return [BackendSpec(backend, AUTO) for backend in usable]
@@ -110,7 +124,7 @@ def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
     from convbench.work import nominal_flops
 
     rows = [
-        {"case": t.case.label(), "algorithm": f"{t.key.backend}:{t.key.algorithm}",
+        {"case": t.case.label(), "algorithm": f"{t.key.backend}:{t.key.algorithm}", "cache": t.key.cache,
          "nominal_flops": nominal_flops(t.case.problem), "memory_bytes": t.memory_bytes,
          "reason": t.unavailable or t.candidate.reason
          or ("needs more than --max-memory" if t.memory_bytes > max_memory else None)}
@@ -118,9 +132,10 @@ def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
     ]  # fmt: skip
     columns = [
         Column(key="case", header="case"), Column(key="algorithm", header="algorithm"),
-        Column(key="nominal_flops", header="Gflop", show=lambda v: significant(v / 1e9), right=True),
-        Column(key="memory_bytes", header="memory", show=format_bytes, right=True),
-        Column(key="reason", header="not measured because"),
+        Column(key="cache", header="cache", hidden=all(t.key.cache == "warm" for t in found)),
+        Column(key="nominal_flops", header="Gflop", show=lambda v: significant(v / 1e9), right=True, spare=2),
+        Column(key="memory_bytes", header="memory", show=format_bytes, right=True, spare=1),
+        Column(key="reason", header="not measured because", cut=True),
     ]  # fmt: skip
     notes = [f"{len(found)} rows; --max-memory {format_bytes(max_memory)}"]
     print_tables([Table(key="rows", columns=columns, rows=rows, notes=notes)], output_format)
@@ -131,22 +146,24 @@ def _measure(
     force: bool, quiet: bool, output_format: str,
 ) -> None:  # fmt: skip
     from convbench import session
-    from convbench.journal import Journal, read_run
-    from convbench.render.results import rows_table, totals_table
-    from convbench.result import BROKEN
-    from convbench.runner import Progress, Spent, run
+    from convbench.journal import Journal
+    from convbench.runner import Progress, Spent
+    from convbench.tasks import refusal
 
     header = session.header(found, options, suites, sys.argv[1:])
     for warning in session.warnings(header):
-        click.echo(f"warning: {warning}", err=True)
+        _warn(warning)
     journal, todo = (
         session.resume(path, header, found) if resume else (Journal.create(path, header, force=force), found)
     )
     spent = Spent()
+    measuring = any(refusal(task, options.max_memory) is None for task in todo)
     interrupted = False
     try:
-        with session.measuring_lock(lambda text: click.echo(text, err=True)), _progress(todo, quiet) as show:
-            for event in run(todo, options, spent):
+        waiting = time.perf_counter()
+        with session.measuring_lock(_say) if measuring else nullcontext(), _progress(todo, quiet) as show:
+            started += time.perf_counter() - waiting  # another run's time is not ours
+            for event in _events(found, todo, options, spent):
                 if isinstance(event, Progress):
                     show(event)
                 else:
@@ -154,22 +171,61 @@ def _measure(
     except KeyboardInterrupt:
         interrupted = True
     finally:
+        deleted = journal.deleted()
         journal.close()
-    result = read_run(path)
-    tables = [rows_table(result)]
-    if totals := totals_table(result):
-        tables.append(totals)
-    print_tables(tables, output_format)
-    total = time.perf_counter() - started
+    if interrupted and not journal.run().rows:
+        path.unlink(missing_ok=True)
+        _say("interrupted before anything was measured")
+        sys.exit(130)
+    if deleted:
+        _warn(f"{path} was deleted meanwhile: what follows is all that is left of the run")
+    _report(journal.run(), output_format)
+    _say(f"{path}: {_counts(journal.run())}; {_times(spent, time.perf_counter() - started)}")
+    if interrupted:
+        _say(f"interrupted; `--resume -o {path}` with the same command continues")
+        sys.exit(130)
+    if _nothing_or_broken(journal.run()):
+        sys.exit(6)
+
+
+def _events(
+    found: list[Task], todo: list[Task], options: RunOptions, spent: Spent
+) -> Iterator[dict[str, Any] | Progress]:
+    from convbench.runner import run
+    from convbench.workers import run_in_workers
+
+    if options.processes == 1:
+        return run(todo, options, spent)
+    places = {task.key: place for place, task in enumerate(found)}
+    return run_in_workers(todo, [places[task.key] for task in todo], options, sys.argv[1:], spent)
+
+
+def _report(result: Run, output_format: str) -> None:
+    from convbench.render.results import rows_table, totals_table
+
+    totals = totals_table(result)
+    print_tables([rows_table(result), *([totals] if totals else [])], output_format)
+
+
+def _nothing_or_broken(result: Run) -> bool:
+    from convbench.result import BROKEN
+
+    return any(row.status in BROKEN for row in result.rows) or all(row.time_s is None for row in result.rows)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _warn(text: str) -> None:
+    _say(f"warning: {text}")
+
+
+def _times(spent: Spent, total: float) -> str:
+    """Where a run's time went; "other" is what convbench itself costs."""
     parts = {field.name: getattr(spent, field.name) for field in fields(spent)}
     listed = ", ".join(f"{name} {format_time(seconds)}" for name, seconds in parts.items())
-    other = 100 * (1 - sum(parts.values()) / total)
-    click.echo(f"{path}: {_counts(result)}; {format_time(total)}: {listed}, other {other:.1f}%", err=True)
-    if interrupted:
-        click.echo(f"interrupted; `--resume -o {path}` with the same command continues", err=True)
-        sys.exit(130)
-    if any(row.status in BROKEN for row in result.rows) or all(row.time_s is None for row in result.rows):
-        sys.exit(6)
+    return f"{format_time(total)}: {listed}, other {100 * (1 - sum(parts.values()) / total):.1f}%"
 
 
 def _counts(result: Run) -> str:

@@ -16,6 +16,7 @@ from convbench.backends.cpu.planner import (
     phase_count,
 )
 from convbench.errors import UnsupportedError, unknown_name
+from convbench.machine import cpu_count
 from convbench.problem import PRECISIONS, Case, ConvPass, Layout
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class CpuBackend:
             return [Candidate(name, reason) for name in (AUTO, *PLANNERS)]
         tensors = _tensor_bytes(case)
         found = {name: _candidate(name, case, tensors) for name in PLANNERS}
-        chosen = found[choose(case, threads=1)]
-        return [Candidate(AUTO, None, chosen.memory_bytes), *found.values()]
+        chosen = found[choose(case, cpu_count())]
+        return [Candidate(AUTO, None, chosen.memory_bytes, chosen.algorithm), *found.values()]
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
         """The case made ready; `auto` takes the algorithm of the least estimated time."""
@@ -80,7 +81,7 @@ def choose(case: Case, threads: int) -> str:
     """Gemm or fft, by the estimate of `planner.estimated_seconds`."""
     if _reason(case, "fft"):
         return "gemm"
-    return min(("gemm", "fft"), key=lambda name: estimated_seconds(PLANNERS[name](case).work(), threads))
+    return min(("gemm", "fft"), key=lambda name: estimated_seconds(name, PLANNERS[name](case).work(), threads))
 
 
 def _candidate(name: str, case: Case, tensor_bytes: int) -> Candidate:

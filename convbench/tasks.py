@@ -1,0 +1,226 @@
+"""Suites × backends → tasks: the rows to come, what each needs in memory, and which cannot be measured."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import math
+import re
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.backends import AUTO, Backend, BackendSpec, Candidate
+from convbench.errors import ConvbenchError, InputError, unknown_name
+from convbench.memory import operand_bytes, verification_bytes
+from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.result import COLD, WARM, RowKey, Status
+from convbench.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from convbench.suite import Suite
+
+
+MAX_SETS = 64
+"""Most operand sets that a cold sample rotates through."""
+FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:\\(?:[^\\\s]+\\)+|/(?:[^/\s:'\"]+/)+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which cases of a suite: every combination, in the order problem, pass, dtype, layout, epilogue."""
+
+    passes: tuple[ConvPass, ...] = tuple(ConvPass)
+    precisions: tuple[tuple[Dtype, MathMode], ...] = ((Dtype.FP32, MathMode.FP32),)
+    layouts: tuple[Layout, ...] = (Layout.NCHW,)
+    epilogues: tuple[Epilogue, ...] = (Epilogue.NONE,)
+    batch: int | None = None
+    globs: tuple[str, ...] = ()
+
+    def cases(self, suites: Sequence[Suite]) -> list[Case]:
+        """The cases; the backward passes take no epilogue, so they occur once whatever `epilogues` says.
+
+        Raises:
+            InputError: nothing is left, or the batch is impossible.
+        """
+        found = []
+        for suite in suites:
+            chosen = suite if self.batch is None else suite.with_batch(self.batch)
+            for entry in chosen.problems:
+                names = (entry.name, f"{suite.name}/{entry.name}")
+                if self.globs and not any(fnmatch.fnmatchcase(n, glob) for n in names for glob in self.globs):
+                    continue
+                for conv_pass in self.passes:
+                    epilogues = self.epilogues if conv_pass is ConvPass.FPROP else (Epilogue.NONE,)
+                    found += [
+                        Case(suite=suite.name, name=entry.name, problem=entry.problem, conv_pass=conv_pass, dtype=dtype,
+                             math_mode=math_mode, layout=layout, epilogue=epilogue, repeat=entry.repeat)
+                        for dtype, math_mode in self.precisions
+                        for layout in self.layouts
+                        for epilogue in epilogues
+                    ]  # fmt: skip
+        if not found:
+            listed = ", ".join(suite.name for suite in suites)
+            raise InputError(f"no problem of {listed} matches --filter {' '.join(self.globs)}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One row to come: what was asked, who answers, and whether it can."""
+
+    index: int
+    key: RowKey
+    backend: Backend
+    candidate: Candidate
+    unavailable: str | None = None
+    cache_bytes: int = 0
+    """Size of the cache that a cold row sweeps; 0 for a warm one."""
+
+    @property
+    def case(self) -> Case:
+        """The row's case."""
+        return self.key.case
+
+    @property
+    def operands_id(self) -> tuple[Problem, Dtype]:
+        """What rows with the same operands agree in."""
+        return self.case.problem, self.case.dtype
+
+    @property
+    def memory_bytes(self) -> int:
+        """Predicted need: operands, what the plan allocates, verification, and for a cold row its other sets."""
+        return self.set_bytes + verification_bytes(self.case) + self.cold_bytes
+
+    @property
+    def set_bytes(self) -> int:
+        """One plan and its operands."""
+        return operand_bytes(self.case) + self.candidate.memory_bytes
+
+    @property
+    def sets(self) -> int:
+        """Most plans over operands of their own that a cold sample runs: about twice the cache, at most 64."""
+        return max(1, min(MAX_SETS, 2 * self.cache_bytes // max(1, self.set_bytes)))
+
+    @property
+    def cold_bytes(self) -> int:
+        """What a cold row needs beyond a warm one: its further sets, and the buffer that sweeps the cache."""
+        return (self.sets - 1) * self.set_bytes + 2 * self.cache_bytes
+
+
+def tasks(
+    cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int, caches: Sequence[str] = (WARM,)
+) -> list[Task]:
+    """Every case on every backend and algorithm asked for, warm and cold as `caches` says, in that order.
+
+    Raises:
+        InputError: a backend has no algorithm of the name asked for, or fails where it is asked what it can do.
+    """
+    found: list[Task] = []
+    seen: set[RowKey] = set()
+    reasons = [probe(spec.backend) for spec in specs]
+    devices = [None if reason else ask(spec.backend, "device") for spec, reason in zip(specs, reasons, strict=True)]
+    llc = {device.name: device.cache_bytes() for device in devices if device is not None} if COLD in caches else {}
+    for case in cases:
+        for spec, unavailable, device in zip(specs, reasons, devices, strict=True):
+            offered = candidates(spec, case)
+            names = [spec.algorithm] if spec.algorithm else [name for name in offered if name != AUTO] or [*offered]
+            for name, cache in itertools.product(names, caches):
+                key = RowKey(case=case, backend=spec.backend.name, algorithm=name,
+                             device=device.name if device else "", cache=cache, threads=threads)  # fmt: skip
+                if key not in seen:
+                    seen.add(key)
+                    size = llc.get(key.device, 0) if cache == COLD else 0
+                    found.append(Task(len(found), key, spec.backend, offered[name], unavailable, size))
+    return found
+
+
+def probe(backend: Backend) -> str | None:
+    """None if the backend is usable, else why not."""
+    reason: str | None = ask(backend, "probe")
+    return reason
+
+
+def candidates(spec: BackendSpec, case: Case) -> dict[str, Candidate]:
+    """What the backend offers for a case, by name of the algorithm.
+
+    Raises:
+        InputError: it has no algorithm of the name asked for.
+    """
+    found: dict[str, Candidate] = {c.algorithm: c for c in ask(spec.backend, "algorithms", case)}
+    if spec.algorithm is not None and spec.algorithm not in found:
+        raise unknown_name("algorithm", spec.algorithm, list(found), where=f" of backend {spec.backend.name}")
+    return found
+
+
+def ask(backend: Backend, method: str, *arguments: Any) -> Any:
+    """What a method of a backend gives.
+
+    Raises:
+        InputError: it raises anything that is not meant for the user.
+    """
+    try:
+        return getattr(backend, method)(*arguments)
+    except ConvbenchError:
+        raise
+    except Exception as error:  # a backend from a file may be anything
+        name = getattr(backend, "name", type(backend).__name__)
+        raise InputError(f"backend {name} cannot be used: {describe(error)}") from error
+
+
+def groups_by_memory(found: Sequence[Task], max_memory: int) -> Iterator[list[Task]]:
+    """Tasks to be planned at once and interleaved: all of them if they fit, else those of one problem, else one."""
+    if _together(found) <= max_memory:
+        yield list(found)
+        return
+    by_problem: dict[tuple[str, str], list[Task]] = {}
+    for task in found:
+        by_problem.setdefault((task.case.suite, task.case.name), []).append(task)
+    for group in by_problem.values():
+        if _together(group) <= max_memory:
+            yield group
+        else:
+            yield from ([task] for task in group)
+
+
+def _together(found: Sequence[Task]) -> int:
+    # Operands made for one pass serve the others of the same problem; verification happens one row at a time.
+    operands = {t.operands_id: 0 for t in found}
+    for t in found:
+        p = t.case.problem
+        operands[t.operands_id] = (
+            math.prod(p.x_shape) + math.prod(p.w_shape) + math.prod(p.y_shape)
+        ) * t.case.dtype.itemsize
+    checks = max((verification_bytes(t.case) for t in found), default=0)
+    return sum(operands.values()) + sum(t.candidate.memory_bytes + t.cold_bytes for t in found) + checks
+
+
+def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
+    """The status and reason of a task that is not even planned; None if it is."""
+    from convbench.operands import NUMPY_DTYPES
+
+    if task.unavailable:
+        return Status.UNAVAILABLE, task.unavailable
+    if task.candidate.reason:
+        return Status.UNSUPPORTED, task.candidate.reason
+    if task.case.dtype not in NUMPY_DTYPES:
+        return Status.UNSUPPORTED, f"operands of {task.case.dtype} cannot be made: NumPy has no such type"
+    if task.memory_bytes > max_memory:
+        parts = {"operands": operand_bytes(task.case), "plan": task.candidate.memory_bytes,
+                 "verification": verification_bytes(task.case), "cold sets and sweep": task.cold_bytes}  # fmt: skip
+        listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
+        return Status.SKIPPED, (
+            f"needs {format_bytes(task.memory_bytes)} ({listed}); --max-memory is {format_bytes(max_memory)}"
+        )
+    return None
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line: its type, its text without the folders of absolute paths, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = FOLDERS.sub("", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}{where}"[:500]

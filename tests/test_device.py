@@ -1,0 +1,166 @@
+"""The CPU's clock and its witnesses, on scripted counters; and its caches."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from convbench.backends.cpu import device
+from convbench.backends.cpu.device import CpuClock, CpuDevice, machine_times, shares_flags
+from convbench.machine import Machine
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def flags_of(monkeypatch, waited=None, stalled=0, switches=0, seconds=0.0, threads=2, **clock):
+    """Flags of a sample of 10 ms in which these counters moved: ns waited (None: not counted), µs stalled, switches."""
+    counters = {"waited": iter([0, waited]), "stalled": iter([5, 5 + stalled]), "switches": iter([3, 3 + switches])}
+    monkeypatch.setattr(device, "_waited_ns", lambda: None if waited is None else next(counters["waited"]))
+    monkeypatch.setattr(device, "_stalled_us", lambda: next(counters["stalled"]))
+    usage = type("Usage", (), {})
+    monkeypatch.setattr(
+        device.resource, "getrusage", lambda _: setattr(usage, "ru_nivcsw", next(counters["switches"])) or usage
+    )
+    walls = iter([0, 10_000_000])
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: next(walls))
+    cpus = iter([0, int(10_000_000 * threads)])
+    monkeypatch.setattr(time, "process_time_ns", lambda: next(cpus))
+    clock = CpuClock.__new__(CpuClock)
+    clock.threads = threads
+    sample = clock.sample(lambda: None, 1)
+    assert sample.wall_s == 0.01
+    return sample.flags
+
+
+@pytest.mark.parametrize(("waited", "expected"), [(0, ()), (100_000, ()), (100_001, ("waited",))])
+def test_threads_that_waited_for_a_cpu_flag_a_sample(monkeypatch, waited, expected):
+    assert flags_of(monkeypatch, waited) == expected
+
+
+def test_a_switch_that_cost_nothing_flags_nothing(monkeypatch):
+    assert flags_of(monkeypatch, 0, stalled=9000, switches=3) == ()
+
+
+@pytest.mark.parametrize(
+    ("stalled", "switches", "expected"),
+    [(0, 0, ()), (100, 0, ()), (101, 0, ("pressure",)), (0, 1, ("switched",)), (101, 1, ("pressure", "switched"))],
+)
+def test_where_waiting_is_not_counted_other_witnesses_speak(monkeypatch, stalled, switches, expected):
+    assert flags_of(monkeypatch, None, stalled, switches) == expected
+
+
+def test_sleeping_on_one_thread_is_a_gap_between_wall_and_processor_time():
+    assert "preempted" in CpuClock(1).sample(lambda: time.sleep(0.01), 1).flags
+    assert "preempted" not in CpuClock(2).sample(lambda: time.sleep(0.01), 1).flags  # several threads may well sleep
+
+
+def test_a_sample_runs_as_often_as_told():
+    runs = []
+    sample = CpuClock(1).sample(lambda: runs.append(0), 7)
+    assert len(runs) == 7
+    assert sample.wall_s > 0
+    assert sample.cpu_s >= 0
+
+
+def test_waiting_is_summed_over_threads_that_come_and_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "TASKS", tmp_path)
+    monkeypatch.setattr(device, "_schedstats", {})
+
+    def thread(name, waited):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "schedstat").write_text(f"123456 {waited} 7\n")
+
+    thread("10", 5)
+    assert device._waited_ns() == 5
+    thread("11", 30)
+    assert device._waited_ns() == 35
+    thread("10", 6)
+    assert device._waited_ns() == 36
+    (tmp_path / "10" / "schedstat").unlink()
+    (tmp_path / "10").rmdir()
+    assert device._waited_ns() == 30
+    (tmp_path / "12").mkdir()
+    assert device._waited_ns() is None  # a thread that ended while it was looked at
+
+
+def test_no_counter_of_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "TASKS", tmp_path / "none")
+    monkeypatch.setattr(device, "_schedstats", {})
+    assert device._waited_ns() is None
+
+
+def test_the_machines_counters(tmp_path, monkeypatch):
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(device, "STAT", stat)
+    assert machine_times() is None
+    stat.write_text("cpu  100 20 30 4000 5 6 7 80 9 10\ncpu0 1 2\n")
+    busy, stolen, total = machine_times()
+    assert busy == pytest.approx((100 + 20 + 30 + 6 + 7) * TICK)
+    assert stolen == pytest.approx(80 * TICK)
+    assert total == pytest.approx((100 + 20 + 30 + 4000 + 5 + 6 + 7 + 80) * TICK)
+    stat.write_text("no counters\n")
+    assert machine_times() is None
+
+
+@pytest.mark.parametrize(
+    ("busy", "stolen", "own", "expected"),
+    [
+        (2.0, 0.0, 2.0, ()),
+        (2.0, 0.0, 1.85, ()),  # others took 0.15 of 4 CPU seconds
+        (2.0, 0.0, 1.75, ("others",)),
+        (2.0, 0.03, 2.0, ()),
+        (2.0, 0.05, 2.0, ("stolen",)),
+        (3.0, 0.5, 2.0, ("stolen", "others")),
+        (1.9, 0.0, 2.0, ()),  # the counters lag behind
+    ],
+)
+def test_a_round_is_flagged_by_what_others_took(busy, stolen, own, expected):
+    assert shares_flags((10.0, 1.0, 50.0), (10.0 + busy, 1.0 + stolen, 54.0), own) == expected
+
+
+def test_a_tick_of_a_short_round_flags_nothing():
+    assert shares_flags((0.0, 0.0, 0.0), (0.1 + 1.9 * TICK, 1.9 * TICK, 0.2), 0.1) == ()
+
+
+def test_a_round_is_watched_from_start_to_end(monkeypatch):
+    readings = iter([(0.0, 0.0, 0.0), (2.0, 0.0, 4.0)])
+    monkeypatch.setattr(device, "machine_times", lambda: next(readings))
+    seconds = iter([0.0, 2.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
+    processor = iter([7.0, 8.0])
+    monkeypatch.setattr(time, "process_time", lambda: next(processor))
+    clock = CpuClock.__new__(CpuClock)
+    assert clock.watch()() == ("others",)  # 2 of 4 CPU seconds were busy, 1 of them ours
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_short_round_or_a_system_without_counters_flags_nothing(monkeypatch, counted):
+    monkeypatch.setattr(device, "machine_times", lambda: (0.0, 0.0, 0.0) if counted else None)
+    assert CpuClock(1).watch()() == ()
+
+
+def test_canaries_are_fixed_work():
+    canaries = CpuDevice().canaries()
+    assert list(canaries) == ["compute", "memory"]
+    assert np.array_equal(canaries["compute"](), canaries["compute"]())
+    assert canaries["memory"]() is None
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [({"l1": 1 << 15, "l3": 1 << 25}, 1 << 25), ({}, 64 << 20)])
+def test_the_last_level_cache_or_a_guess(sizes, expected):
+    cpu = CpuDevice()
+    cpu.__dict__["_machine"] = Machine(os="Linux", arch="x86_64", cache_bytes=sizes)
+    assert cpu.cache_bytes() == expected
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_sweep_goes_over_twice_the_cache_on_each_thread_its_part(monkeypatch, threads):
+    cpu = CpuDevice()
+    cpu.__dict__["_machine"] = Machine(os="Linux", arch="x86_64", cache_bytes={"l3": 3 << 10})
+    parts, _ = device._sweep(6 << 10, threads)
+    before = [part.copy() for part in parts]
+    cpu.sweep_cache(threads)
+    assert len(parts) == threads
+    assert sum(part.nbytes for part in parts) == 6 << 10
+    assert all(np.array_equal(part, -old) for part, old in zip(parts, before, strict=True))
