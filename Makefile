@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test test-suites fuzz lint clean
 
 run: $(VENV)/.run  ## AlexNet's convolutions on this CPU, by matrix products and by FFT
 	$(BIN)/convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
 
 test: $(VENV)/.test  ## the test suite, on two processes
 	$(BIN)/python -m pytest -q -n 2
+
+test-suites: $(VENV)/.test  ## every built-in suite, end to end at batch 1: some minutes
+	$(BIN)/python -m pytest -q -n 2 -m suites tests/test_every_suite.py
+
+fuzz: $(VENV)/.test  ## the fuzz tests with 100,000 cases of each property instead of 300
+	CONVBENCH_FUZZ=100000 $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py
 
 lint: $(VENV)/.lint  ## formatting, lint and types
 	$(BIN)/ruff format --check .

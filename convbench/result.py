@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.errors import InputError
 from convbench.problem import PRECISIONS, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
-from convbench.stats import median, median_interval
+from convbench.stats import drifted, median, pooled_interval
 from convbench.work import Work, nominal_flops
 
 if TYPE_CHECKING:
@@ -134,8 +134,16 @@ class Row:
 
     @property
     def interval_s(self) -> tuple[float, float] | None:
-        """95 % interval of the median; None below six rounds."""
-        return median_interval(self.values) if self.time_s is not None else None
+        """95 % interval of the median, around the median of each process; None below six rounds."""
+        return pooled_interval(self._by_process) if self.time_s is not None else None
+
+    @cached_property
+    def _by_process(self) -> list[list[float]]:
+        """Values of the rounds of each worker process."""
+        found: dict[int, list[float]] = {}
+        for measured, value in zip(self.rounds, self.values, strict=True):
+            found.setdefault(measured.process, []).append(value)
+        return list(found.values())
 
     @property
     def effective_flop_per_s(self) -> float | None:
@@ -166,6 +174,7 @@ class Row:
         found = {
             Remark.FEW_ROUNDS: self.interval_s is None,
             Remark.DISTURBED: 2 * self.disturbed_rounds >= len(self.rounds),
+            Remark.DRIFT: any(map(drifted, self._by_process)),
         }
         return tuple(remark for remark, holds in found.items() if holds)
 

@@ -20,31 +20,38 @@ if TYPE_CHECKING:
     from convbench.backends import Clock, Sample
 
 
+FULL_ROUNDS = 7
+"""Rounds that fit into a row's time, as long as one launch does not take more than its share of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingOptions:
     """When a row has been measured enough.
 
     Attributes:
-        precision: relative half-width of the median's 95 % interval at which a row stops.
+        precision: relative half-width of the median's 98 % interval at which a row stops.
         max_time_s: seconds of samples after which a row stops.
-        min_rounds: rounds before precision counts; six are what a 95 % interval needs.
+        min_rounds: rounds before precision counts; seven are what a 98 % interval needs.
         max_samples: samples of a row in one round.
         min_sample_s: shortest sample, in seconds; launches are batched to reach it.
     """
 
     precision: float = 0.01
     max_time_s: float = 2.0
-    min_rounds: int = 6
+    min_rounds: int = FULL_ROUNDS
     max_samples: int = 50
     min_sample_s: float = 1e-3
 
 
-STALL_ROUNDS = 3
+STOP_CONFIDENCE = 0.98
+"""Of the interval that the stop rule looks at; the one that is reported has 95 %. benchmarks/coverage.py shows why."""
 STALL_IMPROVEMENT = 0.05
 LEAST_ROUNDS = 3
 """Rounds that a row gets even where its time is spent: a median of three survives one disturbed sample."""
 PATIENCE = 5
 """Multiples of `max_time_s` after which a row stops in any case."""
+CANARY_SAMPLES = 3
+"""Samples of a canary a round, of which the fastest is kept: a delay should not look like a change of the machine."""
 OVERHEADS_PER_SAMPLE = 1e4
 """A sample lasts at least so many times the cost of reading the clock."""
 
@@ -74,9 +81,9 @@ class Round:
         return sum(sample.wall_s for sample in self.samples)
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Relative half-width of the median's 95 % interval; None where there are too few values for one."""
-    interval = median_interval(values)
+def half_width(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Relative half-width of the median's interval; None where there are too few values for one."""
+    interval = median_interval(values, confidence)
     if interval is None:
         return None
     middle = median(values)
@@ -87,14 +94,15 @@ def stop_reason(values: Sequence[float], spent_s: float, options: TimingOptions)
     """Why a row with these round values, after `spent_s` seconds of samples, is finished; None if it is not.
 
     "precision": the interval is narrow enough; "max_time": the time is spent, and three rounds are measured, or five
-    times that time is spent; "stalled": three more rounds narrowed the interval by less than 5 %.
+    times that time is spent; "stalled": twice as many rounds narrowed the interval by less than 5 %. The interval is
+    that of 98 %: a rule that looks after every round meets narrow intervals by luck, and these cover less often.
     """
-    width = half_width(values) if len(values) >= options.min_rounds else None
+    width = half_width(values, STOP_CONFIDENCE) if len(values) >= options.min_rounds else None
     if width is not None and width <= options.precision:
         return "precision"
     if spent_s >= options.max_time_s * (1 if len(values) >= LEAST_ROUNDS else PATIENCE):
         return "max_time"
-    before = half_width(values[:-STALL_ROUNDS]) if len(values) >= options.min_rounds + STALL_ROUNDS else None
+    before = half_width(values[: len(values) // 2], STOP_CONFIDENCE)
     if width is not None and before is not None and width > (1 - STALL_IMPROVEMENT) * before:
         return "stalled"
     return None
@@ -150,10 +158,10 @@ class RowTimer:
         samples: list[Sample] = []
         taken = 0.0
         watched = self.clock.watch()
-        # Another sample only if it fits, so that six rounds do as long as one launch lasts a sixth of the time.
+        # Another sample only if it fits, so that all rounds do.
         while not samples or (
             len(samples) < self.options.max_samples
-            and taken * (len(samples) + 1) / len(samples) <= self.options.max_time_s / 6
+            and taken * (len(samples) + 1) / len(samples) <= self.options.max_time_s / FULL_ROUNDS
         ):
             started = time.perf_counter()
             samples.append(take())
@@ -173,7 +181,7 @@ class RowTimer:
             self.launches = 1 + len(self.others)
         elif not self.launches:
             self.launches = launches_per_sample(self.run, self.clock, self.options)
-        elif not self.values or self.values[-1] <= self.options.max_time_s / 6:
+        elif not self.values or self.values[-1] <= self.options.max_time_s / FULL_ROUNDS:
             self.run()  # untimed: other rows have been in the caches meanwhile; a long launch does not notice
         self.warmup_s += time.perf_counter() - started
 
@@ -207,7 +215,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Canaries:
-    """Seconds of each canary at the start of round `index`, and of all of it with their untimed launches."""
+    """Fastest seconds of each canary at the start of round `index`; all that was spent on them."""
 
     index: int
     seconds: dict[str, float]
@@ -227,7 +235,7 @@ def interleave(
             started = time.perf_counter()
             for name, run in canaries.items():
                 run()
-                seconds[name] = clock.sample(run, 1).wall_s
+                seconds[name] = min(clock.sample(run, 1).wall_s for _ in range(CANARY_SAMPLES))
             yield Canaries(index, seconds, time.perf_counter() - started)
         order = list(active)
         rng.shuffle(order)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from convbench.runner import RunOptions
     from convbench.tasks import Task
 
-LEAST_ROUNDS = 2
-"""Rounds of a row in each process, at least; six in all."""
+LEAST_ROUNDS = 3
+"""Rounds of a row in each process, at least."""
 
 
 def run_in_workers(

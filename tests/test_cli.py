@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
@@ -18,8 +19,11 @@ import pytest
 from click.testing import CliRunner
 
 from convbench import __version__
-from convbench.cli import COMMANDS, main
+from convbench.backends import available
+from convbench.cli import COMMANDS, main, options
+from convbench.datasheet import datasheets
 from convbench.journal import read_run
+from convbench.render import render
 from convbench.suite import builtin_suites
 
 GOLDEN = Path(__file__).parent / "data" / "run-v1.jsonl"
@@ -200,7 +204,7 @@ def test_every_command_has_help_with_an_example(path, flag):
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
 def test_every_option_has_help(path):
     for parameter in ALL[path].params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             assert parameter.help, parameter.name
 
 
@@ -223,6 +227,13 @@ def test_the_short_help_is_that_of_the_commands():
     text = " ".join(ok("--help").stdout.split())
     for name, summary in COMMANDS.items():
         assert f"{name} {summary}" in text
+
+
+def test_the_short_help_of_lists_is_whole():
+    text = " ".join(ok("list", "--help").stdout.partition("Commands:")[2].split())
+    for name, command in ALL[("list",)].commands.items():
+        first = " ".join(command.help.partition("\n\n")[0].split())
+        assert f"{name} {first}" in text
 
 
 def test_the_version():
@@ -292,8 +303,8 @@ def test_a_group_alone_shows_its_help(arguments):
 
 
 DAMAGED_TOML = {
-    "not TOML": ("schema = ", "x.toml: not valid TOML: "),
-    "two lines of error": ("a = '''\n", "x.toml: not valid TOML: "),
+    "not TOML": ("schema = ", "x.toml: not a convbench suite: not valid TOML: "),
+    "two lines of error": ("a = '''\n", "x.toml: not a convbench suite: not valid TOML: "),
     "empty": ("", "x.toml: schema must be 1, got None"),
     "unknown key": (SUITE + "strid = 2\n", "unknown key 'strid' in x.toml: problem 2; did you mean 'stride'?"),
     "impossible shape": (SUITE.replace("filter_size = 3", "filter_size = 9"), "filter_size_h spans 9 elements"),
@@ -412,7 +423,7 @@ def test_a_full_disk_is_one_line(monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_disk_that_is_full_from_the_start():
     arguments = "run tiny.toml -b mine.py:Mine -o /dev/full --force"
-    assert error_of(1, *arguments.split()) == "Error: cannot write /dev/full: No space left on device"
+    assert error_of(1, *arguments.split()) == "Error: cannot write /dev/full: it is not a regular file"
 
 
 def test_no_usable_backend(monkeypatch):
@@ -532,8 +543,8 @@ def test_options_reach_the_run():
     header = read_run(Path("run.jsonl")).header
     assert header["seed"] == 4
     assert header["options"] == {
-        "threads": 1, "max_memory_bytes": 1 << 30, "precision": 0.05, "max_time_s": 0.25, "min_rounds": 6,
-        "max_samples": 50, "min_sample_s": 1e-3,
+        "threads": 1, "processes": 1, "max_memory_bytes": 1 << 30, "precision": 0.05, "max_time_s": 0.25,
+        "min_rounds": 7, "max_samples": 50, "min_sample_s": 1e-3,
     }  # fmt: skip
     assert header["suites"][0]["name"] == "tiny"
 
@@ -574,9 +585,9 @@ def test_an_interrupted_run_keeps_what_it_has_and_can_go_on(monkeypatch):
 
 def test_a_run_interrupted_before_its_first_row():
     result = measure("AtOnce", "-o", "run.jsonl", code=130)
-    assert "interrupted" in result.stderr
-    assert read_run(Path("run.jsonl")).rows == ()
-    ok("show", "run.jsonl")
+    assert "interrupted before anything was measured" in result.stderr
+    assert result.stdout == ""
+    assert not Path("run.jsonl").exists()
     assert "4 ok of 4 rows" in measure("Mine", "-o", "run.jsonl", "--resume").stderr
 
 
@@ -685,6 +696,128 @@ def test_lists():
     ]
     assert {row["reason"] for row in offered} == {'needs a GPU: pip install "convbench[cuda13]"'}
     assert "h200-sxm" in ok("list", "machines").stdout
+
+
+def at_width(monkeypatch, width, *arguments):
+    """What a command prints on a terminal of `width` columns, without colour."""
+    monkeypatch.setattr(
+        options, "render", lambda tables, output_format, **_: render(tables, output_format, width=width)
+    )
+    return ok(*arguments).stdout
+
+
+LISTS = ["suites", "problems googlenet", "problems smoke", "problems tiny.toml", "backends", "machines",
+         "algorithms tiny.toml -b cpu", "algorithms alexnet -b mine.py:Picky"]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("arguments", LISTS)
+def test_a_list_on_a_terminal_has_whole_names(monkeypatch, arguments, width):
+    name, *rest = arguments.split()
+    text = at_width(monkeypatch, width, "list", name, *rest)
+    table = text.partition("─")[2].splitlines()
+    rows = json.loads(ok("list", name, *rest, "--format", "json").stdout)[name]
+    for row, line in zip(rows, table[1:], strict=False):
+        words = line.split()
+        assert words[0] == row.get("name", row.get("problem"))
+        if name == "algorithms":
+            assert {row["pass"], row["backend"], row["algorithm"]} <= set(words)
+        assert len(line) <= width
+    assert len(table[0]) < width
+
+
+SUITES_AT_70 = """\
+suite          also      GMAC/image   title
+──────────────────────────────────────────────────────────────────────
+alexnet-2012   alexnet       0.6658   AlexNet, two towers
+fbfft-layers   –                  –   The five representative layers…
+smoke          –                  –   Tiny problems of every kind; a…
+left out for want of width: batch, problems
+shortened for want of width: title
+"""
+SUITES_AT_100 = """\
+suite          also      problems        batch   GMAC/image   title
+────────────────────────────────────────────────────────────────────────────────────────────────────
+alexnet-2012   alexnet          5          128       0.6658   AlexNet, two towers
+fbfft-layers   –                5          128            –   The five representative layers of the…
+smoke          –               14   0, 1, 2, 3            –   Tiny problems of every kind; a whole…
+shortened for want of width: title
+"""
+MACHINES_AT_60 = """\
+datasheet figures: dense Tflop/s per math mode, memory bandwidth, cache
+machine    fp32   tf32   fp16-tc   bf16-tc        DRAM
+──────────────────────────────────────────────────────
+h200-sxm   67.0    495       989       989   4.80 TB/s
+k40        5.04      –         –         –    288 GB/s
+each figure with its source in convbench/machines/
+left out for want of width: title, units, L2, fp64
+"""
+
+
+@pytest.mark.parametrize(
+    ("width", "arguments", "expected"),
+    [(70, "suites", SUITES_AT_70), (100, "suites", SUITES_AT_100), (60, "machines", MACHINES_AT_60)],
+)
+def test_a_list_at_a_width(monkeypatch, width, arguments, expected):
+    some = {name: path for name, path in builtin_suites().items() if name in {"alexnet-2012", "fbfft-layers", "smoke"}}
+    monkeypatch.setattr("convbench.suite.builtin_suites", lambda: some)
+    machines = {name: path for name, path in datasheets().items() if name in {"h200-sxm", "k40"}}
+    monkeypatch.setattr("convbench.datasheet.datasheets", lambda: machines)
+    assert at_width(monkeypatch, width, "list", arguments) == expected
+
+
+def test_a_suite_that_is_no_network_has_no_sum():
+    """As in docs/suites.md, to the digit."""
+    rows = json.loads(ok("list", "suites", "--format", "json").stdout)["suites"]
+    shown = ok("list", "suites", "--format", "markdown").stdout.replace("\\_", "_")
+    text = (Path(__file__).parent.parent / "docs/suites.md").read_text()
+    documented = dict(re.findall(r"^\| `([\w.-]+)` \| .* \| ([\d.–]+) \|$", text, re.MULTILINE))
+    assert {row["name"]: row["macs_per_image"] is None for row in rows} == {n: d == "–" for n, d in documented.items()}
+    for name, gmac in documented.items():
+        assert re.search(rf"^\| {re.escape(name)} \| .* \| {re.escape(gmac)} \| [^|]*\|$", shown, re.MULTILINE), name
+
+
+def test_what_auto_resolves_to_is_said():
+    Path("chooser.py").write_text(
+        BACKEND
+        + """
+
+from convbench.backends import Candidate
+
+
+class Chooser(Mine):
+    def algorithms(self, case):
+        return [Candidate("auto", resolves_to="quick"), *super().algorithms(case)[1:]]
+"""
+    )
+    arguments = ("list", "algorithms", "tiny.toml", "--pass", "fprop", "--filter", "a", "-b", "chooser.py:Chooser")
+    rows = json.loads(ok(*arguments, "--format", "json").stdout)["algorithms"]
+    assert [(row["algorithm"], row["resolves_to"]) for row in rows] == [
+        ("auto", "quick"), ("quick", None), ("slow", None),
+    ]  # fmt: skip
+    assert "auto (quick) " in ok(*arguments).stdout
+
+
+@pytest.fixture
+def broken_plug_in(monkeypatch):
+    """A second installed backend, whose module fails with two lines."""
+    Path("theirs.py").write_text("raise ImportError('no\\nlibrary')")
+    monkeypatch.syspath_prepend(".")
+    ours = available()["cpu"]
+    theirs = EntryPoint("theirs", "theirs:Backend", ours.group)
+    monkeypatch.setattr("convbench.backends.available", lambda: {"cpu": ours, "theirs": theirs})
+    return "backend 'theirs' failed to load: ImportError: no library"
+
+
+def test_a_broken_plug_in_is_one_line(broken_plug_in):
+    result = ok("list", "algorithms", "tiny.toml")
+    assert result.stderr == f"warning: {broken_plug_in}\n"
+    assert "cpu" in result.stdout
+    result = ok("list", "backends", "--format", "json")
+    assert result.stderr == ""
+    (_, row) = json.loads(result.stdout)["backends"]
+    assert (row["name"], row["usable"], row["reason"]) == ("theirs", False, broken_plug_in)
+    assert error_of(1, "run", "tiny.toml", "-b", "theirs") == f"Error: {broken_plug_in}"
 
 
 def test_the_worked_example():

@@ -20,8 +20,8 @@ from convbench.render.analysis import analysis_table
 from convbench.render.results import backends_table, fastest, headline, row_facts, rows_table, totals_table
 from convbench.render.table import LEAST
 from convbench.result import Row, RowKey, Run, Status
-from convbench.runner import Selection
 from convbench.suite import load_suite
+from convbench.tasks import Selection
 from convbench.timing import Round
 from convbench.units import format_time
 
@@ -87,14 +87,14 @@ def test_notes_name_every_row_without_a_time():
 def test_notes_say_what_is_partial_unsure_and_disturbed():
     notes = rows_table(GOLDEN).notes
     assert any(note.startswith("1 of 9 rows are partial: ") and "--resume" in note for note in notes)
-    assert any(note.startswith("no ± where ") and "6 rounds" in note for note in notes)
-    assert any(note.startswith("1 of 12 rounds had no undisturbed sample") for note in notes)
+    assert any(note.startswith("? fewer than 6 rounds") for note in notes)
+    assert any(note.startswith("2 of 14 samples disturbed") for note in notes)
 
 
 def test_a_run_without_trouble_has_no_notes_of_it():
     run = replace(GOLDEN, rows=(timed("a", "gemm"),))
     notes = "\n".join(rows_table(run).notes)
-    for word in ("partial", "no ±", "undisturbed", "failed", "wrong"):
+    for word in ("partial", "fewer", "disturbed", "drift", "canary", "failed", "wrong"):
         assert word not in notes
 
 
@@ -104,10 +104,16 @@ def test_what_was_forgiven_in_the_file_is_a_note():
 
 
 def test_many_reasons_are_cut_short_and_counted():
-    rows = tuple(refused("a", f"alg{i}") for i in range(25))
+    rows = tuple(replace(refused("a", f"alg{i}"), reason=f"no {i}") for i in range(25))
     notes = rows_table(replace(GOLDEN, rows=rows)).notes
     assert sum("unsupported: no" in note for note in notes) == 20
     assert any(note.startswith("and 5 more rows") for note in notes)
+
+
+def test_rows_of_one_reason_are_one_line():
+    rows = tuple(refused("a", f"alg{i}") for i in range(25))
+    notes = [note for note in rows_table(replace(GOLDEN, rows=rows)).notes if "unsupported" in note]
+    assert notes == ["net/a fprop fp32 nchw cpu:alg0 and 24 more: unsupported: no"]
 
 
 # Rows of our own
@@ -521,7 +527,7 @@ def test_a_narrow_terminal_leaves_out_what_is_least_needed():
     table = bare(rows_table(GOLDEN))
     wide, narrow = (render([table], "table", width=width) for width in (200, 105))
     left_out = narrow.splitlines()[-1].removeprefix("left out for want of width: ").split(", ")
-    assert left_out == ["flop/B", "error"]
+    assert left_out == ["disturbed", "flop/B", "error", "exec."]
     assert "…" not in narrow
     for column in table.shown():
         assert (column.header in narrow.splitlines()[1]) == (column.header not in left_out)

@@ -96,7 +96,7 @@ def test_a_right_row_is_timed():
     assert (row.status, row.reason, row.resolved, row.stop_reason) == ("ok", "", "quick", "precision")
     assert row.time_s == pytest.approx(1e-3)
     assert row.interval_s == (pytest.approx(1e-3), pytest.approx(1e-3))
-    assert len(row.rounds) == 6
+    assert len(row.rounds) == 7
     assert row.verification["passed"] is True
     assert row.verification["bound_share"] < 1
     assert row.plan_s >= 0

@@ -52,7 +52,7 @@ def test_each_worker_is_asked_for_its_share(monkeypatch):
     _, requests, spent = scripted(monkeypatch, [[case(10), case(11), DONE], [DONE], [DONE]])
     assert [r["process"] for r in requests] == [0, 1, 2]
     assert {r["max_time_s"] for r in requests} == {1.0}
-    assert {r["min_rounds"] for r in requests} == {2}
+    assert {r["min_rounds"] for r in requests} == {3}
     assert all(r["rows"] == [[4, 10], [5, 11]] for r in requests)
     assert (spent.planning, spent.samples) == (3.0, 6.0)
 

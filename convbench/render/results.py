@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convbench.problem import ConvPass, Epilogue
 from convbench.render import Column, Table
-from convbench.result import Row, Run, Status
+from convbench.result import COLD, WARM, Remark, Row, Run, Status
+from convbench.stats import moved, thirds
 from convbench.units import format_time, significant
 from convbench.work import exact_flops, nominal_flops, nominal_macs
 
@@ -16,9 +18,21 @@ if TYPE_CHECKING:
 
 
 LEGEND = (
-    "time: median, ± half its 95 % interval; error: RMS, against float64",
-    "eff.: 2·multiply-adds of the definition / time; exec.: flops executed / time; flop/B: executed per byte moved",
+    (("shown_time", "interval"), "time: median over rounds; interval: where its 95 % interval begins and ends"),
+    (("disturbed",), "disturbed: samples that a witness spoke against, left out of the median"),
+    (("rms_error",), "error: RMS, against float64"),
+    (("effective_flop_per_s",), "eff.: 2·multiply-adds of the definition / time; may exceed the peak"),
+    (("executed_flop_per_s",), "exec.: flops executed / time"),
+    (("arithmetic_intensity",), "flop/B: executed per byte moved"),
+    (("cold_ratio",), "cold: time with swept caches, over the warm one"),
 )
+MOST_REASONS = 20
+MARKS = {
+    Remark.FEW_ROUNDS: ("?", "fewer than 6 rounds, too few for an interval"),
+    Remark.DISTURBED: ("!", "no undisturbed sample in half of the rounds or more: try again on a quieter machine"),
+    Remark.DRIFT: ("~", "drift: the time went up or down during the run, by more than its interval allows"),
+}
+"""What stands behind a time, and what it means."""
 
 
 def _rate(flop_per_s: float) -> str:
@@ -27,6 +41,16 @@ def _rate(flop_per_s: float) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{significant(100 * fraction, 2)}%"
+
+
+def _interval(ends: Sequence[float]) -> str:
+    """Both ends as distances from the median: "−2.0 +15%"."""
+    low, high = (significant(100 * abs(end), 2) for end in ends)
+    return f"±{low}%" if low == high else f"−{low} +{high}%"
+
+
+def _samples(counts: tuple[int, int]) -> str:
+    return "{}/{}".format(*counts)
 
 
 def _error(value: float) -> str:
@@ -54,7 +78,7 @@ def row_facts(row: Row) -> dict[str, Any]:
     key, case = row.key, row.key.case
     problem = case.problem
     interval = row.interval_s
-    half = max(interval[1] - row.time_s, row.time_s - interval[0]) / row.time_s if interval and row.time_s else None
+    disturbed, samples = row.samples
     verification = row.verification or {}
     return {
         "suite": case.suite, "problem": case.name, "shape": problem.describe(), "pass": case.conv_pass,
@@ -63,8 +87,11 @@ def row_facts(row: Row) -> dict[str, Any]:
         "device": key.device, "cache": key.cache, "threads": key.threads,
         "status": row.status, "reason": row.reason or None,
         "time_s": row.time_s, "interval_low_s": interval[0] if interval else None,
-        "interval_high_s": interval[1] if interval else None, "half_width": half,
+        "interval_high_s": interval[1] if interval else None,
+        "half_width": max(abs(end / row.time_s - 1) for end in interval) if interval and row.time_s else None,
         "rounds": len(row.rounds), "disturbed_rounds": row.disturbed_rounds, "stop_reason": row.stop_reason,
+        "samples": samples, "disturbed_samples": disturbed,
+        "remarks": " ".join(row.remarks) or None,
         "effective_flop_per_s": row.effective_flop_per_s, "executed_flop_per_s": row.executed_flop_per_s,
         "nominal_macs": nominal_macs(problem), "nominal_flops": nominal_flops(problem),
         "exact_flops": exact_flops(problem),
@@ -78,55 +105,72 @@ def row_facts(row: Row) -> dict[str, Any]:
 
 
 def fastest(rows: Sequence[Row]) -> dict[Any, Row]:
-    """The fastest row of each case."""
+    """The fastest row of each case, warm and cold apart."""
     best: dict[Any, Row] = {}
     for row in rows:
-        if row.time_s is not None and (row.key.case not in best or row.time_s < (best[row.key.case].time_s or 0)):
-            best[row.key.case] = row
+        question = _question(row)
+        if row.time_s is not None and (question not in best or row.time_s < (best[question].time_s or 0)):
+            best[question] = row
     return best
+
+
+def _question(row: Row) -> tuple[Any, str]:
+    """What rows are compared in."""
+    return row.key.case, row.key.cache
 
 
 def rows_table(run: Run) -> Table:
     """Every row: time, rates, intensity, error, and how many times the fastest of its case it took."""
     best = fastest(run.rows)
+    warm = {row.key: row.time_s for row in run.rows if row.key.cache == WARM}
     facts = []
     for row in run.rows:
         fact = row_facts(row)
-        quickest = best[row.key.case].time_s if row.key.case in best else None
+        quickest = best[_question(row)].time_s if _question(row) in best else None
+        warm_s = warm.get(replace(row.key, cache=WARM)) if row.key.cache == COLD else None
+        fact["cold_ratio"] = row.time_s / warm_s if row.time_s and warm_s else None
         fact["times_fastest"] = row.time_s / quickest if row.time_s and quickest else None
+        ends = [fact["interval_low_s"], fact["interval_high_s"]]
+        fact["interval"] = [end / row.time_s - 1 for end in ends] if row.interval_s and row.time_s else None
+        fact["disturbed"] = row.samples if row.rounds else None
         fact["name"] = f"{row.key.backend}:{row.key.algorithm}"
         if row.resolved and row.resolved != row.key.algorithm:
             fact["name"] += f" ({row.resolved})"
         fact["family"] = row.key.case.layout
-        fact["shown_time"] = row.status if row.time_s is None else format_time(row.time_s)
+        marks = "".join(MARKS[remark][0] for remark in row.remarks)
+        fact["shown_time"] = row.status if row.time_s is None else format_time(row.time_s) + marks
         if row.time_s is not None and row.status is Status.PARTIAL:
             fact["shown_time"] += " (partial)"
         facts.append(fact)
 
-    usual = {"suite": None, "dtype": "fp32", "family": "nchw", "epilogue": "none"}
+    usual = {"suite": None, "dtype": "fp32", "family": "nchw", "epilogue": "none", "cache": WARM}
     shown = {
         key
         for key, value in usual.items()
         if len(found := {f[key] for f in facts}) > 1 or (key != "suite" and found - {value})
     }
+    cold = any(row.key.cache == COLD for row in run.rows)
     columns = [
-        Column(key="suite", header="suite", hidden="suite" not in shown, spare=4),
+        Column(key="suite", header="suite", hidden="suite" not in shown, spare=8),
         Column(key="problem", header="problem"),
         Column(key="pass", header="pass"),
         Column(key="dtype", header="dtype", hidden="dtype" not in shown),
         Column(key="layout", header="layout", hidden="family" not in shown),
         Column(key="epilogue", header="epilogue", hidden="epilogue" not in shown),
+        Column(key="cache", header="cache", hidden="cache" not in shown),
         Column(key="name", header="algorithm", text_only=True),
         Column(key="shown_time", header="time", right=True, text_only=True),
-        Column(key="half_width", header="±", show=_percent, right=True),
-        Column(key="times_fastest", header="× best", show=lambda v: f"{v:.2f}", right=True),
-        Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True),
-        Column(key="executed_flop_per_s", header="exec.", show=_rate, right=True, spare=1),
-        Column(key="arithmetic_intensity", header="flop/B", show=significant, right=True, spare=3),
-        Column(key="rms_error", header="error", show=_error, right=True, spare=2),
+        Column(key="interval", header="interval", show=_interval, right=True, spare=1, text_only=True),
+        Column(key="times_fastest", header="× best", show=significant, right=True, spare=2),
+        Column(key="cold_ratio", header="cold", show=lambda v: f"{v:.2f}×", right=True, hidden=not (warm and cold)),
+        Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True, spare=3),
+        Column(key="executed_flop_per_s", header="exec.", show=_rate, right=True, spare=4),
+        Column(key="arithmetic_intensity", header="flop/B", show=significant, right=True, spare=6),
+        Column(key="rms_error", header="error", show=_error, right=True, spare=5),
+        Column(key="disturbed", header="disturbed", show=_samples, right=True, spare=7, text_only=True),
     ]
     visible = {column.key for column in columns}
-    text_only = {"name", "shown_time", "family"}
+    text_only = {"name", "shown_time", "family", "interval", "disturbed"}
     extra = [
         Column(key=key, header=key, hidden=True)
         for key in (facts[0] if facts else {})
@@ -138,32 +182,50 @@ def rows_table(run: Run) -> Table:
         title=f"{', '.join(suite['name'] for suite in run.header['suites'])} · {headline(run)}",
         columns=[*columns, *extra],
         rows=facts,
-        best=[i for i, row in enumerate(run.rows) if best.get(row.key.case) is row],
+        best=[i for i, row in enumerate(run.rows) if best.get(_question(row)) is row],
         breaks=breaks,
+        legend=LEGEND,
         notes=_notes(run),
     )
 
 
 def _notes(run: Run) -> list[str]:
     rows = run.rows
-    reasons = [f"{row.key.label()}: {row.status}: {row.reason}" for row in rows if row.reason]
-    notes = [*LEGEND, *reasons[:20]]
-    hidden = len(reasons) - 20
-    if hidden > 0:
-        notes.append(f"and {hidden} more rows without a time; --format json lists them all")
+    present = {remark for row in rows for remark in row.remarks}
+    notes = [f"{mark} {meaning}" for remark, (mark, meaning) in MARKS.items() if remark in present]
+    notes += _reasons(rows)
     unfinished = sum(row.status is Status.PARTIAL for row in rows)
     if unfinished:
         notes.append(f"{unfinished} of {len(rows)} rows are partial: the run ended too early; --resume continues it")
-    if any(row.time_s is not None and row.interval_s is None for row in rows):
-        notes.append("no ± where there were fewer than 6 rounds, too few for an interval")
-    timed = [row for row in rows if row.rounds]
-    disturbed = sum(row.disturbed_rounds for row in timed)
-    total = sum(len(row.rounds) for row in timed)
+    disturbed, samples = (
+        (sum(counts) for counts in zip(*(row.samples for row in rows), strict=True)) if rows else (0, 0)
+    )
     if disturbed:
-        notes.append(f"{disturbed} of {total} rounds had no undisturbed sample (context switches, waiting for a CPU)")
+        notes.append(f"{disturbed} of {samples} samples disturbed; `convbench doctor` says by what")
+    for name in run.canaries[0] if run.canaries else ():
+        seconds = [canary[name] for canary in run.canaries if name in canary]
+        if moved(seconds):
+            notes.append(
+                f"the {name} canary, fixed work, went from {format_time(min(thirds(seconds)[0]))} to "
+                f"{format_time(min(thirds(seconds)[1]))}: the machine changed its speed during the run"
+            )
     if run.note:
         notes.append(run.note)
     return notes
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    """Why rows have no time: one line for all rows of one reason, which say "fp16: not here" of a suite in one."""
+    by_reason: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.reason:
+            by_reason.setdefault((row.status, row.reason), []).append(row)
+    lines = []
+    for (status, reason), same in list(by_reason.items())[:MOST_REASONS]:
+        label = same[0].key.label() + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+        lines.append(f"{label}: {status}: {reason}")
+    hidden = sum(len(same) for same in list(by_reason.values())[MOST_REASONS:])
+    return [*lines, f"and {hidden} more rows without a time; --format json lists them all"] if hidden else lines
 
 
 def totals_table(run: Run) -> Table | None:
@@ -193,18 +255,19 @@ def totals_table(run: Run) -> Table | None:
             f"{b}:{a}": {r.key.case: r for r in chosen if (r.key.backend, r.key.algorithm) == (b, a)} for b, a in names
         }
         if len(names) > 1:
-            per_name["fastest of each"] = fastest(chosen)
+            per_name["fastest of each"] = {row.key.case: row for row in fastest(chosen).values()}
         for name, found in per_name.items():
-            fact: dict[str, Any] = dict(zip(("suite", "dtype", "layout"), variant, strict=True)) | {
+            fact: dict[str, Any] = dict(zip(("suite", "dtype", "layout", "cache"), variant, strict=True)) | {
                 "epilogue": epilogue
             }
             fact["algorithm"] = name
             fact.update(_sums(cases, found))
             facts.append(fact)
-    varying = [key for key in ("dtype", "layout", "epilogue") if len({fact[key] for fact in facts}) > 1]
+    choices = ("dtype", "layout", "epilogue", "cache")
+    varying = [key for key in choices if len({fact[key] for fact in facts}) > 1]
     passes = [p for p in ConvPass if any(fact[f"{p}_s"] is not None or fact[f"{p}_missing"] for fact in facts)]
     columns = [Column(key="suite", header="network"),
-               *(Column(key=key, header=key, hidden=key not in varying) for key in ("dtype", "layout", "epilogue")),
+               *(Column(key=key, header=key, hidden=key not in varying) for key in choices),
                Column(key="algorithm", header="algorithm")]  # fmt: skip
     columns += [Column(key=f"{p}_s", header=p, show=format_time, right=True, hidden=p not in passes) for p in ConvPass]
     columns += [
@@ -221,9 +284,9 @@ def totals_table(run: Run) -> Table | None:
     )
 
 
-def _variant(row: Row) -> tuple[str, str, str]:
+def _variant(row: Row) -> tuple[str, str, str, str]:
     case = row.key.case
-    return case.suite, case.precision, case.layout
+    return case.suite, case.precision, case.layout, row.key.cache
 
 
 def _sums(cases: Sequence[Any], found: dict[Any, Row]) -> dict[str, Any]:
@@ -249,10 +312,10 @@ def backends_table(run: Run) -> Table:
     facts = []
     for name in dict.fromkeys((row.key.backend, row.key.algorithm) for row in run.rows):
         rows = [row for row in run.rows if (row.key.backend, row.key.algorithm) == name]
-        ratios = [row.time_s / quickest for row in rows if row.time_s and (quickest := best[row.key.case].time_s)]
+        ratios = [row.time_s / quickest for row in rows if row.time_s and (quickest := best[_question(row)].time_s)]
         facts.append({
             "algorithm": ":".join(name), "rows": len(rows), "timed": len(ratios),
-            "fastest": sum(best.get(row.key.case) is row for row in rows),
+            "fastest": sum(best.get(_question(row)) is row for row in rows),
             "times_fastest": math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None,
         })  # fmt: skip
     columns = [

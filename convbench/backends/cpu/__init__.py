@@ -53,8 +53,9 @@ class CpuBackend:
             return [Candidate(name, reason) for name in (AUTO, *PLANNERS)]
         tensors = _tensor_bytes(case)
         found = {name: _candidate(name, case, tensors) for name in PLANNERS}
-        chosen = found[choose(case, cpu_count())]
-        return [Candidate(AUTO, None, chosen.memory_bytes, chosen.algorithm), *found.values()]
+        chosen = choose(case, cpu_count())
+        memory_bytes = max(found[name].memory_bytes for name in {chosen, choose(case, threads=1)})
+        return [Candidate(AUTO, None, memory_bytes, resolves_to=chosen), *found.values()]
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
         """The case made ready; `auto` takes the algorithm of the least estimated time."""
