@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convbench.suite import Suite
     from convbench.tasks import Task
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Version of docs/method.md: raised when a change there makes numbers differ from those of earlier runs."""
 
 
@@ -45,7 +45,7 @@ def header(
         "method": METHOD_VERSION,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": environment.relative_command(arguments),
-        "suites": [{"name": s.name, "title": s.title, "sha256": s.sha256} for s in suites],
+        "suites": [{"name": s.name, "title": s.title, "network": s.network, "sha256": s.sha256} for s in suites],
         "seed": options.seed,
         "options": {"threads": options.threads, "processes": options.processes, "max_memory_bytes": options.max_memory}
         | asdict(options.timing),

@@ -30,7 +30,7 @@ CONFIDENCES = ("source", "quoted", "recalled", "inferred")
 """How a problem's shape is known: read in the authors' own code or text; read in a third party's; recalled and checked
 by arithmetic; derived or filled in."""
 
-_TOP_KEYS = {"schema", "name", "title", "year", "source", "notes", "defaults", "problem"}
+_TOP_KEYS = {"schema", "name", "title", "year", "source", "notes", "network", "defaults", "problem"}
 _SHAPE_KEYS = {
     "batch", "in_channels", "out_channels", "groups", "input_size", "filter_size", "stride", "dilation", "padding",
 }  # fmt: skip
@@ -63,7 +63,12 @@ class SuiteProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """A named list of problems; `sha256` is that of the file it was read from."""
+    """A named list of problems.
+
+    Attributes:
+        network: whether the problems are one network, so that sums over them mean something.
+        sha256: that of the file it was read from.
+    """
 
     name: str
     title: str
@@ -71,6 +76,7 @@ class Suite:
     problems: tuple[SuiteProblem, ...]
     year: int | None = None
     notes: tuple[str, ...] = ()
+    network: bool = True
     sha256: str = ""
 
     def with_batch(self, batch: int) -> Suite:
@@ -119,7 +125,7 @@ def parse_suite(content: bytes, where: str) -> Suite:
     try:
         table = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, an integer of over 4300 digits, nested too deep
-        raise InputError(f"{where}: not a convbench suite: not valid TOML: {printable(str(error))}") from None
+        raise InputError(f"{where}: not a convbench suite: not valid TOML: {error}") from None
     _check_keys(table, _TOP_KEYS, where)
     if type(table.get("schema")) is not int or table["schema"] != SCHEMA:
         raise InputError(f"{where}: schema must be {SCHEMA}, got {shown(table.get('schema'))}")
@@ -144,6 +150,7 @@ def parse_suite(content: bytes, where: str) -> Suite:
         source=_typed(table, "source", str, "", where),
         year=_typed(table, "year", int, None, where),
         notes=tuple(map(printable, notes)),
+        network=_typed(table, "network", bool, True, where),
         problems=tuple(problems.values()),
         sha256=hashlib.sha256(content).hexdigest(),
     )

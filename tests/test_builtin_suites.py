@@ -27,7 +27,7 @@ NAMES = [
     *("overfeat-accurate", "overfeat-fast", "replknet31b", "scrn-ptb", "senna-sentence", "senna-window", "smoke"),
     *("srn-ptb", "talk-example", "vgg-a", "vgg-b", "vgg-c", "vgg-d", "vgg-e", "zfnet"),
 ]
-COLLECTIONS = {"convnet-benchmarks", "fbcunn-temporal", "fbfft-layers", "smoke", "talk-example"}  # a sum means nothing
+COLLECTIONS = {name for name in builtin_suites() if not load_suite(name).network}  # a sum means nothing
 SEQUENTIAL = [
     *("alexnet-2012", "alexnet-caffe", "alexnet-owt", "c3d", "c3d-ucf101-5layer", "charcnn-large", "charcnn-small"),
     *("deepvideo-early", "deepvideo-late", "deepvideo-multires", "deepvideo-single", "deepvideo-slow", "lenet-caffe"),

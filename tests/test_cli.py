@@ -469,7 +469,7 @@ def test_networks_of_a_run_without_times(output_format):
     measure("Picky", "-o", "run.jsonl", code=6)
     result = ok("show", "run.jsonl", "--by", "network", "--format", output_format)
     assert result.stdout == ("{}\n" if output_format == "json" else "")
-    assert result.stderr == "no row has a time\n"
+    assert result.stderr == "no network has a time\n"
 
 
 def test_without_a_name_the_result_goes_to_runs():

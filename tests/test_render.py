@@ -116,6 +116,12 @@ def test_rows_of_one_reason_are_one_line():
     assert notes == ["net/a fprop fp32 nchw cpu:alg0 and 24 more: unsupported: no"]
 
 
+def test_what_is_no_network_has_no_totals():
+    header = GOLDEN.header | {"suites": [{"name": "tiny", "network": False, "sha256": ""}]}
+    assert totals_table(GOLDEN) is not None
+    assert totals_table(replace(GOLDEN, header=header)) is None
+
+
 # Rows of our own
 
 
@@ -632,3 +638,76 @@ def test_what_a_prediction_rests_on_is_said_where_it_is_shown():
 def test_a_run_is_what_the_tables_are_made_of():
     assert isinstance(GOLDEN, Run)  # and reading it left nothing out
     assert len(rows_table(GOLDEN).rows) == len(GOLDEN.rows)
+
+
+# Warm and cold, drift, canaries
+
+
+def with_cache(row, cache):
+    return replace(row, key=replace(row.key, cache=cache))
+
+
+def test_cold_rows_stand_beside_warm_ones():
+    warm, cold = timed("a", "gemm", 1e-3), with_cache(timed("a", "gemm", 3e-3), "cold")
+    table = rows_table(run_of(warm, cold))
+    text = render([table], "table")
+    assert [row["cold_ratio"] for row in table.rows] == [None, pytest.approx(3.0)]
+    assert [row["times_fastest"] for row in table.rows] == [1.0, 1.0]  # each among its own
+    assert "3.00×" in text
+    assert "cold: time with swept caches" in text
+    assert "cache" not in render([rows_table(run_of(warm))], "table").splitlines()[1]
+    assert "cold_ratio" not in render([rows_table(run_of(cold))], "table")
+
+
+def test_totals_of_warm_and_cold_are_apart():
+    facts = totals_table(run_of(timed("a", "gemm", 1e-3), with_cache(timed("a", "gemm", 3e-3), "cold"))).rows
+    assert [(f["cache"], f["total_s"]) for f in facts] == [("warm", pytest.approx(1e-3)), ("cold", pytest.approx(3e-3))]
+
+
+def of_rounds(*seconds, flags=(), processes=None):
+    rounds = tuple(
+        Round(1, (Sample(s, None, flags),), process=p)
+        for s, p in zip(seconds, processes or [0] * len(seconds), strict=True)
+    )
+    return replace(timed("a", "gemm"), rounds=rounds)
+
+
+@pytest.mark.parametrize(
+    ("row", "mark", "note"),
+    [
+        (of_rounds(*[1e-3] * 8), "", ""),
+        (of_rounds(*[1e-3] * 5), "?", "? fewer than 6 rounds"),
+        (of_rounds(*[1e-3] * 8, flags=("waited",)), "!", "! no undisturbed sample"),
+        (of_rounds(*[1e-3] * 8, flags=("below_timer_floor",)), "", ""),
+        (of_rounds(*[1e-3 * (1 + i / 10) for i in range(8)]), "~", "~ drift"),
+        (of_rounds(*[1e-3] * 4, flags=("waited",)), "?!", "? fewer than 6 rounds"),
+    ],
+)
+def test_marks_behind_a_time(row, mark, note):
+    table = rows_table(run_of(row))
+    assert table.rows[0]["shown_time"].rstrip("?!~") + mark == table.rows[0]["shown_time"]
+    assert any(text.startswith(note) for text in [*table.notes, ""])
+
+
+def test_the_interval_of_several_processes_encloses_each_median():
+    row = of_rounds(*[1e-3] * 6, *[2e-3] * 3, processes=[0] * 3 + [1] * 3 + [2] * 3)
+    assert row.interval_s == (1e-3, 2e-3)
+    assert of_rounds(*[1e-3] * 6, *[2e-3] * 3).interval_s == (1e-3, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"), [((-0.02, 0.02), "±2.0%"), ((-0.02, 0.15), "−2.0 +15%"), ((0, 0), "±0%")]
+)
+def test_an_interval_shows_both_its_ends(ends, expected):
+    from convbench.render.results import _interval
+
+    assert _interval(ends) == expected
+
+
+def test_a_canary_that_moved_is_a_note():
+    steady, slower = ({"compute": 1e-3, "memory": 5e-3},) * 6, ({"compute": 1e-3, "memory": 6e-3},) * 6
+    run = replace(run_of(timed("a", "gemm")), canaries=steady + slower)
+    assert [note for note in rows_table(run).notes if "canary" in note] == [
+        "the memory canary, fixed work, went from 5.00 ms to 6.00 ms: the machine changed its speed during the run"
+    ]
+    assert not any("canary" in note for note in rows_table(replace(run, canaries=steady)).notes)

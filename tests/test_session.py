@@ -17,10 +17,11 @@ import pytest
 from convbench import session
 from convbench.backends import BackendSpec
 from convbench.errors import InputError
-from convbench.journal import Journal, canary_line, case_line, read_run
+from convbench.journal import SCHEMA_VERSION, Journal, canary_line, case_line, read_run
 from convbench.result import Row, Status
-from convbench.runner import Progress, RunOptions, Selection, run, tasks
+from convbench.runner import Progress, RunOptions, run
 from convbench.suite import parse_suite
+from convbench.tasks import Selection, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
 from convbench.timing import TimingOptions
 
@@ -47,6 +48,7 @@ input_size = 7
     "tiny.toml",
 )
 OPTIONS = RunOptions(threads=1, max_memory=1 << 30, timing=TimingOptions(max_time_s=0.5))
+ROUNDS = OPTIONS.timing.min_rounds
 
 
 def all_tasks(backend=None, threads=1):
@@ -76,7 +78,7 @@ def path(tmp_path):
 def started(path):
     """A run of 12 rows, ended when the first of them were finished."""
     found = all_tasks()
-    measure(Journal.create(path, new_header(found)), found, stop_after=12 + 13 * 5 + 4)
+    measure(Journal.create(path, new_header(found)), found, stop_after=12 + 13 * (ROUNDS - 1) + 4)
     return found
 
 
@@ -87,7 +89,7 @@ def test_a_header_says_what_was_asked_where_and_with_what():
     found = all_tasks()
     header = new_header(found, arguments=["run", "tiny.toml", "-b", "fake"])
     assert header["command"] == ["convbench", "run", "tiny.toml", "-b", "fake"]
-    assert header["suites"] == [{"name": "tiny", "title": "Two problems", "sha256": SUITE.sha256}]
+    assert header["suites"] == [{"name": "tiny", "title": "Two problems", "network": True, "sha256": SUITE.sha256}]
     assert header["seed"] == 0
     assert header["options"]["threads"] == 1
     assert header["options"]["max_memory_bytes"] == 1 << 30
@@ -136,7 +138,7 @@ def test_finished_rows_are_skipped_and_the_rest_is_measured(path, started):
         if row.key in finished:
             assert row == old[row.key]
         else:
-            assert len(row.rounds) == 6  # measured anew: earlier rounds were under other conditions
+            assert len(row.rounds) == ROUNDS  # measured anew: earlier rounds were under other conditions
     assert after.next_row == 12 + len(todo)
 
 
@@ -191,7 +193,7 @@ def test_a_line_that_lacks_its_newline_only_is_kept(path, started):
 
 
 def header_prefixes():
-    text = b'{"type":"header","schema_version":1,"convbench_version":"0.1.0"}'
+    text = b'{"type":"header","schema_version":2,"convbench_version":"0.1.0"}'
     return [text[:cut] for cut in range(len(text) + 1)]
 
 
@@ -200,10 +202,11 @@ def test_without_a_whole_header_it_starts_afresh(path, content):
     if content is not None:
         path.write_bytes(content)
     found = all_tasks()[:1]
-    journal, todo = session.resume(path, {"convbench_version": "x"}, found)
+    header = new_header(found)
+    journal, todo = session.resume(path, header, found)
     journal.close()
     assert todo == found
-    assert json.loads(path.read_text()) == {"type": "header", "schema_version": 1, "convbench_version": "x"}
+    assert json.loads(path.read_text()) == {"type": "header", "schema_version": SCHEMA_VERSION, **header}
 
 
 @pytest.mark.parametrize(
@@ -227,8 +230,48 @@ def test_a_damaged_journal_is_not_touched(path, started):
 
 
 def test_a_folder_cannot_be_resumed(tmp_path):
-    with pytest.raises(InputError, match=r"^cannot read .*: Is a directory$"):
+    with pytest.raises(InputError, match=r"^cannot write .*: Is a directory$"):
         session.resume(tmp_path, new_header(all_tasks()), all_tasks())
+
+
+def test_a_pipe_cannot_be_resumed(path):
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"^cannot write .*run\.jsonl: it is not a regular file$"):
+        session.resume(path, new_header(all_tasks()), all_tasks())
+
+
+def test_a_run_of_an_older_schema_is_not_mixed_with_a_newer_one(path, started):
+    content = path.read_bytes().replace(b'"schema_version":2', b'"schema_version":1', 1)
+    path.write_bytes(content)
+    assert read_run(path).rows
+    with pytest.raises(InputError, match="its schema version was 1, now 2"):
+        session.resume(path, new_header(started), started)
+    assert path.read_bytes() == content
+
+
+def test_a_run_that_is_being_written_is_not_resumed(path):
+    found = all_tasks()
+    journal = Journal.create(path, new_header(found))
+    with pytest.raises(InputError, match=r"run\.jsonl is being written by another run"):
+        session.resume(path, new_header(found), found)
+    journal.close()
+
+
+def test_a_refused_file_is_given_back(path, started):
+    for _ in range(2):  # it is not locked the second time
+        with pytest.raises(InputError, match="its seed was 0, now 5"):
+            session.resume(path, changed(new_header(started), "seed", 5), started)
+
+
+def test_the_hour_may_jump(path, started, monkeypatch):
+    """Nothing but `created` looks at it, which is not compared."""
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "gmtime", lambda *_: time.struct_time((1970, 1, 1, 0, 0, 0, 3, 1, 0)))
+    header = new_header(started)
+    assert header["created"] == "1970-01-01T00:00:00Z"
+    journal, todo = session.resume(path, header, started)
+    measure(journal, todo)
+    assert {row.status for row in read_run(path).rows} == {Status.OK}
 
 
 def changed(header, name, value):
@@ -253,7 +296,7 @@ OTHER_DEVICE = {"fake": {"machine": {}, "fingerprint": "feedfeedfeed", "ceilings
         ("threads", 3, "threads", "3"),
         ("precision", 0.25, "precision", "0.25"),
         ("max_time_s", 9.5, "max_time_s", "9.5"),
-        ("min_rounds", 7, "min_rounds", "7"),
+        ("min_rounds", 99, "min_rounds", "99"),
     ],
 )
 def test_other_conditions_are_refused_by_name_with_both_values(path, started, name, value, field, shown):
@@ -292,11 +335,11 @@ def test_free_memory_load_and_time_may_differ(path, started):
 
 
 def test_a_file_that_cannot_be_read_is_one_clear_line(path, started, monkeypatch):
-    def refuse(_path):
+    def refuse(*_arguments, **_options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(InputError, match=r"^cannot read .*run\.jsonl: Permission denied$"):
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"^cannot write .*run\.jsonl: Permission denied$"):
         session.resume(path, new_header(started), started)
 
 
@@ -422,21 +465,21 @@ def test_without_a_temporary_folder_it_is_a_warning(tmp_path, monkeypatch):
 
 
 def overwrite(path):
-    return Journal.create(path, {"x": 2}, force=True)
+    return Journal.create(path, new_header([]), force=True)
 
 
 def go_on(path):
-    return Journal.reopen(path, 0)
+    return Journal.reopen(path, new_header([]))
 
 
 @pytest.mark.parametrize("open_again", [overwrite, go_on])
 def test_a_file_that_a_run_is_writing_is_left_alone(tmp_path, open_again):
     path = tmp_path / "run.jsonl"
-    journal = Journal.create(path, {"x": 1})
+    journal = Journal.create(path, new_header([]))
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"run\.jsonl is being written by another run"):
         open_again(path)
-    journal.append({"type": "canary"})
+    journal.append(canary_line(0, {"compute": 0.5}))
     journal.close()
     assert path.read_bytes().startswith(before)
     open_again(path).close()

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import datetime as dt
 import hashlib
+import os
 import re
 
 import pytest
@@ -508,6 +509,37 @@ def test_an_unknown_suite_is_one_line(argument):
     with pytest.raises(InputError, match="unknown suite") as caught:
         load_suite(argument)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "pipe.toml"])
+def test_what_is_no_regular_file_is_not_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.toml")
+    with pytest.raises(InputError, match=rf"^cannot read suite {name}: it is not a regular file$"):
+        load_suite(name)
+
+
+def test_a_file_without_end_is_refused(tmp_path):
+    path = tmp_path / "huge.toml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no room
+    with pytest.raises(InputError, match=r"huge\.toml: not a convbench suite: larger than 1 MiB$"):
+        load_suite(str(path))
+
+
+def test_a_key_that_would_take_minutes_is_refused():
+    refused(b"a." * 100_000 + b"a = 1", "not a convbench suite: a line has more than 500 dots")
+
+
+@pytest.mark.parametrize("content", [b'{"type":"header"}', b"\x7fELF\x00", b"%PDF-1.7", b"name: yaml", b"[" * 10_000])
+def test_another_kind_of_file_is_said_to_be_one(content):
+    refused(content, "mine.toml: not a convbench suite: not valid TOML: ")
+
+
+def test_texts_are_printable():
+    got = suite({"title": "a\n\x1b[2Jb", "source": "\u202e", "notes": ["\x9b1m"]}, note="\x07", gate={"reason": "\x1b"})
+    assert (got.title, got.source, got.notes) == (r"a \x1b[2Jb", r"\u202e", (r"\x9b1m",))
+    assert (got.problems[0].note, got.problems[0].gate.reason) == (r"\x07", r"\x1b")
 
 
 def test_an_unlike_name_is_answered_with_all_known_ones():

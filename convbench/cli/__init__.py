@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from convbench import __version__
-from convbench.errors import ConvbenchError, printable
+from convbench.errors import ConvbenchError
 
 COMMANDS = {
     "run": "Verify and time a suite on every backend; the table at the end, the result file for later.",
@@ -74,7 +74,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConvbenchError as error:
-            raise click.ClickException(printable(str(error))) from error
+            raise click.ClickException(str(error)) from error
         except UnicodeEncodeError as error:
             raise click.ClickException(f"the output's encoding, {error.encoding}, is too small: use UTF-8") from error
         except KeyboardInterrupt:

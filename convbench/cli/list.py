@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from convbench.problem import Case
 
 
-COLLECTIONS = {"convnet-benchmarks", "fbcunn-temporal", "fbfft-layers", "smoke", "talk-example"}
 """Built-in suites that are no network: a sum over their problems means nothing."""
 
 
@@ -56,7 +55,7 @@ def suites(output_format: str) -> None:
         suite = load_suite(name)
         batches = {p.problem.batch for p in suite.problems}
         macs = None  # of what is no network; `smoke` has batches of 0 too, with nothing per image to count
-        if name not in COLLECTIONS:
+        if suite.network:
             macs = sum(nominal_macs(p.problem) * p.repeat / p.problem.batch for p in suite.problems)
         rows.append({
             "name": name, "also": ", ".join(a for a, target in ALIASES.items() if target == name) or None,

@@ -34,6 +34,6 @@ def command(run: Path, view: str | None, output_format: str) -> None:
     if view == "backend":
         tables.append(backends_table(found))
     if not tables:
-        click.echo("no row has a time", err=True)
+        click.echo("no network has a time", err=True)
     if tables or output_format == "json":
         print_tables(tables, output_format)

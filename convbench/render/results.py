@@ -231,9 +231,11 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
 def totals_table(run: Run) -> Table | None:
     """Per network and backend the whole network's time, each layer as often as it occurs; None where nothing is timed.
 
+    Suites that say they are no network are left out.
     A network is complete only if each of its layers has a time; "fastest of each" takes the best row layer by layer.
     """
-    rows = [row for row in run.rows if row.status is not Status.UNAVAILABLE]
+    collections = {suite["name"] for suite in run.header["suites"] if suite.get("network") is False}
+    rows = [r for r in run.rows if r.status is not Status.UNAVAILABLE and r.key.case.suite not in collections]
     if not any(row.time_s is not None for row in rows):
         return None
     facts = []
