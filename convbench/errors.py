@@ -2,7 +2,10 @@
 
 
 class ConvbenchError(Exception):
-    """Something the user can mend; its text is one line, and the command ends with exit code 1."""
+    """Something the user can mend; its text is one `printable` line, and the command ends with exit code 1."""
+
+    def __init__(self, text: object) -> None:
+        super().__init__(printable(str(text)))
 
 
 class InputError(ConvbenchError):

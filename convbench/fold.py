@@ -46,8 +46,10 @@ _LIST = (list,)
 _TEXT_OR_NONE = (str, type(None))
 _NUMBER_OR_NONE = (int, float, type(None))
 _NUMBERS = (int, float)
+_NESTED = (str, dict, list)
 
 # What readers rely on: the keys that a table must have at least, and the types that each may be of.
+_ANY = {"type": _TEXT}
 _HEADER = {
     "convbench_version": _TEXT, "created": _TEXT, "command": _LIST, "suites": _LIST, "seed": _WHOLE,
     "options": _TABLE, "environment": _TABLE, "devices": _TABLE,
@@ -121,7 +123,7 @@ class Folder:
             InputError: it is damaged, of another version, or belongs to no row; it is not taken then.
         """
         try:
-            _check(entry, {"type": _TEXT})
+            _check(entry, _ANY)
             if self.header is None:
                 self._add_header(entry)
                 return
@@ -180,7 +182,10 @@ class Folder:
                 phase["name"] = intern(printable(phase["name"]))
         if verification is not None:
             _check(verification, _VERIFICATION, "verification")
-            verification = {intern(name): _cleaned(value) for name, value in verification.items()}
+            verification = {
+                intern(name): _cleaned(value) if type(value) in _NESTED else value
+                for name, value in verification.items()
+            }
         self._rows[entry["row"]] = {
             "key": self._key(entry["key"]),
             "status": Status(entry["status"]),
@@ -196,6 +201,11 @@ class Folder:
 
     def _key(self, fields: Any) -> RowKey:
         _check(fields, _KEY, "key")
+        if len(fields) > len(_KEY):
+            raise _damage("key", fields)
+        backend, algorithm, device, cache = (
+            intern(fields[name]) for name in ("backend", "algorithm", "device", "cache")
+        )
         blob = marshal.dumps(fields["case"], 2)  # of version 2: equal values give equal bytes
         case = self._cases.get(blob)
         if case is None:
@@ -203,13 +213,14 @@ class Folder:
             case = RowKey.from_dict(fields).case
             if not 1 <= case.repeat <= MAX_EXTENT:
                 raise _damage("key.case.repeat", case.repeat)
-        names: dict[str, Any] = {name: intern(value) if type(value) is str else value for name, value in fields.items()}
-        key = RowKey(**names | {"case": case})
-        for name in (case.suite, case.name, key.backend, key.algorithm, key.device, key.cache):
-            if not name.isprintable():
-                raise InputError(f"damaged line (the name {shown(name)} cannot be printed)")
-        self._cases[blob] = case
-        return key
+            _check_name(case.suite)
+            _check_name(case.name)
+            self._cases[blob] = case
+        for name in (backend, algorithm, device, cache):
+            _check_name(name)
+        return RowKey(
+            case=case, backend=backend, algorithm=algorithm, device=device, cache=cache, threads=fields["threads"]
+        )
 
     def _add_round(self, entry: dict[str, Any]) -> None:
         _check(entry, _ROUND)
@@ -219,13 +230,11 @@ class Folder:
         _check_seconds("cpu_s", [seconds for seconds in cpu if seconds is not None] if None in cpu else cpu)
         if not wall or len(wall) != len(cpu) or not 1 <= entry["launches"] <= MAX_EXTENT or entry["process"] < 0:
             raise InputError("damaged line (wall_s, cpu_s, launches and process do not make a round)")
-        for names in flags.values():
+        marks: list[tuple[str, ...]] = [()] * len(wall)
+        for index, names in flags.items():
             _check_texts(names, "flags")
-        if flags:
-            marks = [tuple(map(printable, flags.get(str(i), ()))) for i in range(len(wall))]
-            samples = tuple(map(Sample, map(float, wall), cpu, marks))
-        else:
-            samples = tuple(map(Sample, map(float, wall), cpu))
+            marks[int(index)] = tuple(map(printable, names))
+        samples = tuple(map(Sample, map(float, wall), cpu, marks))
         fields["rounds"].append(Round(entry["launches"], samples, process=entry["process"]))
         if stop:
             fields["status"], fields["stop_reason"] = Status.OK, printable(stop)
@@ -247,6 +256,11 @@ class Folder:
         if fields["status"] is not Status.PARTIAL:
             raise InputError(f"row {index} is {fields['status']}: nothing can follow")
         return fields
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():
+        raise InputError(f"damaged line (the name {shown(name)} cannot be printed)")
 
 
 def _check_texts(value: Any, name: str) -> None:

@@ -89,9 +89,9 @@ def canary_line(number: int, seconds: Mapping[str, float]) -> dict[str, Any]:
 class Journal:
     """An open result file: each line is folded, written whole, and synced before `append` returns."""
 
-    def __init__(self, file: IO[bytes], folder: Folder | None = None) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._folder = folder or Folder()
+        self._folder = Folder()
         self._end = -1
         """Where the whole lines of a reopened file end, until what follows them is cut off."""
 
@@ -124,8 +124,7 @@ class Journal:
         try:
             with open(file.fileno(), "rb", closefd=False) as reader:  # the same file, buffered
                 reader.seek(0)
-                first = reader.readline(LONGEST_LINE)
-                if not first.endswith(b"\n") and HEADER_START.startswith(first[: len(HEADER_START)]):
+                if _unfinished(reader.readline(LONGEST_LINE), first=True):
                     journal._start(header)
                 else:
                     reader.seek(0)
@@ -151,7 +150,12 @@ class Journal:
             ConvbenchError: it could not be stored, as on a full disk; the run has it all the same.
         """
         text = json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain)
-        self._folder.add(json.loads(text))
+        try:
+            self._folder.add(json.loads(text))
+        except InputError as error:  # what a backend counted, or is called
+            raise InputError(
+                f"{self._file.name}: a line that could not be read again is not written: {error}"
+            ) from None
         try:
             self._cut()
             self._write(text.encode() + b"\n")
@@ -162,7 +166,8 @@ class Journal:
         """Ends a reopened file with its last whole line."""
         if self._end >= 0:
             os.truncate(self._file.fileno(), self._end)
-            if self._end and os.pread(self._file.fileno(), 1, self._end - 1) != b"\n":
+            self._file.seek(max(0, self._end - 1))
+            if self._end and self._file.read(1) != b"\n":
                 self._write(b"\n")  # the last line is whole but for its end
             self._end = -1
 
@@ -177,9 +182,9 @@ class Journal:
                 os.truncate(self._file.fileno(), before)  # no half of a line stays behind
             raise
 
-    def run(self, note: str = "") -> Run:
+    def run(self) -> Run:
         """The run so far, which does not need the file: it may have been deleted meanwhile."""
-        return self._folder.run(note)
+        return self._folder.run()
 
     def deleted(self) -> bool:
         """Whether the file has been deleted, or replaced by another one, since it was opened."""
@@ -272,11 +277,7 @@ def _fold_into(folder: Folder, file: IO[bytes], where: str) -> tuple[str, int]:
         try:
             entry = decode(line.decode())
         except (ValueError, RecursionError):
-            if (
-                not line.endswith(b"\n")
-                and len(line) < LONGEST_LINE
-                and (number > 1 or HEADER_START.startswith(line[: len(HEADER_START)]))
-            ):
+            if _unfinished(line, first=number == 1):
                 return f"the last line ({number}) is unfinished and was left out", end
             what = "the file is damaged" if number > 1 else "not a convbench result file"
             raise InputError(f"{where}:{number}: not JSON: {what}") from None
@@ -286,6 +287,12 @@ def _fold_into(folder: Folder, file: IO[bytes], where: str) -> tuple[str, int]:
             raise InputError(f"{where}:{number}: {error}") from None
         end += len(line)
     return "", end
+
+
+def _unfinished(line: bytes, *, first: bool) -> bool:
+    """Whether a run that was killed can have left this line."""
+    begun = HEADER_START.startswith(line[: len(HEADER_START)]) or not first
+    return begun and not line.endswith(b"\n") and len(line) < LONGEST_LINE
 
 
 def _no_constant(text: str) -> float:

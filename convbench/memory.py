@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from convbench.problem import ConvPass
+from convbench.problem import ConvPass, Epilogue, Layout
 
 if TYPE_CHECKING:
     from convbench.problem import Case
@@ -20,17 +20,85 @@ def operand_bytes(case: Case) -> int:
 
 
 def verification_bytes(case: Case) -> int:
-    """Float64 temporaries of verify.py: a contracted operand and output, draws and squares of each, and blocks."""
+    """Largest temporaries of the checks of a plan's output: of its poisoning, the contraction, and the elements.
+
+    With an epilogue also the tensors of the second plan, of the linear part; not its workspace, which backends know.
+    """
+    outputs = math.prod(case.output_shape)
+    linear = 0
+    if case.epilogue is not Epilogue.NONE:
+        linear = outputs * case.dtype.itemsize + (operand_bytes(case) if case.layout is not Layout.NCHW else 0)
+    poisoned = 2 * outputs  # which are NaN, and which not
+    return linear + max(poisoned, _contraction_bytes(case), _comparison_bytes(case))
+
+
+def _extents(case: Case) -> tuple[int, int, int]:
+    """Images, and channels of x and of y per group."""
     p = case.problem
+    return p.batch, p.in_channels // p.groups, p.out_channels // p.groups
+
+
+def _contraction_bytes(case: Case) -> int:
+    """The contracted operand and output in float64, a pass on them, and the blocks that are converted at once.
+
+    `verify._Checker.contract`, step by step.
+    """
+    from convbench.reference import pass_bytes
+    from convbench.verify import CONTRACTED_ELEMENTS, DRAWS
+
+    p, (n, c, k) = case.problem, _extents(case)
     x, w, y = math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape)
-    groups = p.groups
     first, second, output, i, j = {
-        ConvPass.FPROP: (x, w, y, p.batch, p.out_channels // groups),
-        ConvPass.DGRAD: (y, w, x, p.batch, p.in_channels // groups),
-        ConvPass.WGRAD: (y, x, w, p.out_channels // groups, p.in_channels // groups),
-    }[case.conv_pass]
-    contracted, length = (first, i) if i >= j else (second, j)
-    extents = [a.before + a.input + max(0, a.after) for a in p.axes]
-    padded = p.in_channels * math.prod(extents) * 8  # one image, the least that a block of the reference holds
-    blocks = max(min(p.batch * padded, 32 << 20), padded) * 4
-    return 8 * (4 * contracted + 8 * output) // max(1, length) + blocks
+        ConvPass.FPROP: (x, w, y, n, k), ConvPass.DGRAD: (y, w, x, n, c), ConvPass.WGRAD: (y, x, w, k, c),
+    }[case.conv_pass]  # fmt: skip
+    operand, length = (first, i) if i >= j else (second, j)
+    contracted, out = (8 * elements // max(1, length) for elements in (operand, output))
+
+    def converting(elements: int) -> int:
+        return 8 * min(elements, max(CONTRACTED_ELEMENTS, elements // max(1, length)))
+
+    def reference_pass(draws: int) -> int:
+        by_length = {
+            ConvPass.FPROP: (draws, c, k) if i >= j else (n, c, draws),
+            ConvPass.DGRAD: (draws, c, k) if i >= j else (n, draws, k),
+            ConvPass.WGRAD: (n, c, draws) if i >= j else (n, draws, k),
+        }
+        images, channels, filters = by_length[case.conv_pass]
+        return pass_bytes(p.axes, case.conv_pass, images, p.groups, channels, filters)
+
+    draws = DRAWS
+    return max(
+        2 * draws * contracted + converting(operand),
+        draws * (contracted + 2 * out) + converting(output),
+        draws * (contracted + out) + reference_pass(draws),
+        draws * out + 3 * contracted + converting(operand),
+        draws * out + contracted + reference_pass(1),
+        (3 * draws + 2) * out + contracted,  # the error, its size and share of the allowance
+    )
+
+
+def _comparison_bytes(case: Case) -> int:
+    """The planes that are compared, and the pass on them and on their squares; `verify._Checker.compare`."""
+    from convbench.reference import pass_bytes
+    from convbench.verify import selected_counts
+
+    p, (n, c, k) = case.problem, _extents(case)
+    i, j = {ConvPass.FPROP: (n, k), ConvPass.DGRAD: (n, c), ConvPass.WGRAD: (k, c)}[case.conv_pass]
+    groups, i, j = selected_counts(case, (p.groups, i, j))
+    images, channels, filters = {
+        ConvPass.FPROP: (i, c, j), ConvPass.DGRAD: (i, j, k), ConvPass.WGRAD: (n, j, i),
+    }[case.conv_pass]  # fmt: skip
+    x_taken = images * groups * channels * math.prod(p.input_size)
+    w_taken = groups * filters * channels * math.prod(p.filter_size)
+    y_taken = images * groups * filters * math.prod(p.output_size)
+    chosen = {(x_taken, math.prod(p.x_shape)), (w_taken, math.prod(p.w_shape)), (y_taken, math.prod(p.y_shape))}
+    taken = sum(some for some, whole in chosen if some < whole) * case.dtype.itemsize  # whole tensors are not copied
+    output = 8 * math.prod(case.output_shape) * groups * i * j // max(1, p.groups * math.prod(_pair(case)))
+    reference_pass = pass_bytes(p.axes, case.conv_pass, images, groups, channels, filters)
+    return taken + max(output + reference_pass, 5 * output)
+
+
+def _pair(case: Case) -> tuple[int, int]:
+    """Extents of the two axes that are selected from, per group."""
+    n, c, k = _extents(case)
+    return {ConvPass.FPROP: (n, k), ConvPass.DGRAD: (n, c), ConvPass.WGRAD: (k, c)}[case.conv_pass]

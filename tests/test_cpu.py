@@ -507,6 +507,30 @@ def test_chunked_fft_counts_what_it_transforms_again(monkeypatch):
             ), label
 
 
+def test_fft_counts_the_running_sum_of_its_products(monkeypatch):
+    """2 flops for each complex element that is added to the sum of earlier chunks, counted as they are added."""
+    monkeypatch.setattr(planner, "FFT_BYTES", 2000)
+    summed = 0
+    for case in random_cases(seed=51, count=60, max_macs=20_000):
+        if case.problem.batch == 0:
+            continue
+        added = []
+
+        def add(first, second, out, added=added, add=np.add):
+            added.append(first.size)
+            return add(first, second, out=out)
+
+        plan = make_plan(case, "fft")
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "add", add)
+            plan.run()
+        fft = FftPlanner(case)
+        products = 8 * case.problem.groups * math.prod(fft.roles) * fft.bins
+        assert phases_of(case, "fft")["product"].flops == products + 2 * sum(added), case.problem.describe()
+        summed += bool(added)
+    assert summed >= 10
+
+
 def test_a_stride_of_very_many_phases_is_refused_by_fft_at_once():
     """Counted, never enumerated: 20 million phases per axis."""
     huge = make_case(problem(1, 1, 1, (2**31 - 1,), (20_000_000,), stride=(90_000_049,), dilation=(7,)), ConvPass.FPROP)

@@ -198,3 +198,43 @@ def test_shift_of_the_input_shifts_the_output():
     y = passes(problem, x, w, dy)[0]
     shifted = passes(problem, np.roll(x, (2, 3), (2, 3)), w, dy)[0]
     np.testing.assert_allclose(shifted[..., 2:, 3:], y[..., :-2, :-3], atol=1e-12)
+
+
+# Very many taps
+
+
+def test_transforms_give_the_definition(monkeypatch):
+    """Within the least allowance of fp64, 8·2⁻⁵³ of the root with its floor (reference.FFT_FLOOR), and storing."""
+    for problem in RANDOM_PROBLEMS:
+        operands = [np.rint(4 * tensor) for tensor in tensors(problem)]  # integers, so that the definition is exact
+        defined, squares = passes(problem, *operands), passes(problem, *operands, power=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, "fft_is_quicker", lambda *extents: True)
+            by_fft, fft_squares = passes(problem, *operands), passes(problem, *operands, power=2)
+        for conv_pass, a, b, root, floored in zip(ConvPass, by_fft, defined, squares, fft_squares, strict=True):
+            where = f"{conv_pass} {problem.describe()}"
+            assert (floored >= root * (1 - 1e-12)).all(), where  # an upper bound, zeros and small ones included
+            first, second = (operands[role] for role in {"fprop": (0, 1), "dgrad": (2, 1), "wgrad": (2, 0)}[conv_pass])
+            assert (floored <= root * (1 + 1e-12) + reference.FFT_FLOOR * (first**2).sum() * (second**2).sum()).all()
+            assert (np.abs(a - b) <= 0.5 * 8 * 2.0**-53 * np.sqrt(floored) + 2.0**-53 * np.abs(b)).all(), where
+
+
+@pytest.mark.skipif(not reference.EXTENDED, reason="no float wider than float64 here: the definition stays")
+def test_only_very_many_taps_are_left_to_transforms():
+    def quicker(**extents):
+        problem = Problem(batch=2, **extents)
+        return reference.fft_is_quicker(problem.axes, 2, problem.w_shape[1], problem.out_channels // problem.groups)
+
+    assert quicker(in_channels=1, out_channels=1, input_size=(300, 300), filter_size=(100, 100))
+    assert quicker(in_channels=4, out_channels=4, input_size=(60_000,), filter_size=(30_000,))
+    assert not quicker(in_channels=3, out_channels=96, input_size=(224, 224), filter_size=(11, 11), stride=(4, 4))
+    assert not quicker(in_channels=256, out_channels=256, input_size=(56, 56), filter_size=(3, 3))
+
+
+def test_result_does_not_depend_on_the_taps_of_a_product(monkeypatch):
+    problem = Problem(batch=3, in_channels=4, out_channels=6, groups=2, input_size=(9, 8), filter_size=(3, 4))
+    operands = tensors(problem)
+    whole = passes(problem, *operands)
+    for rows in (1, 5, 1000):
+        monkeypatch.setattr(reference, "ROWS", rows)
+        assert_close(passes(problem, *operands), whole)

@@ -384,6 +384,66 @@ def test_the_cpu_plans_apply_the_epilogue(algorithm, epilogue, layout):
         assert verify.check_epilogue(replace(case, epilogue=epilogue), *outputs, operands, plan.error_bound) is None
 
 
+def test_cpu_plans_round_alike_so_a_small_error_of_one_fused_element_is_caught():
+    """1 % of the output's RMS, and for gemm and fft alike 2e-4 of it; only several roundoffs are allowed elsewhere."""
+    linear_case = make_case(LARGE, ConvPass.FPROP)
+    case = replace(linear_case, epilogue=Epilogue.BIAS)
+    operands, _ = prepared(linear_case)
+    for algorithm, smallest in (("gemm", 2e-4), ("fft", 2e-3)):
+        linear, fused_plan = (CpuBackend().plan(c, algorithm, operands, PlanOptions()) for c in (linear_case, case))
+        linear.run()
+        fused_plan.run()
+        scale = float(np.sqrt(np.mean(linear.output() ** 2)))
+        for size in (0.01, smallest):
+            wrong = fused_plan.output().copy()
+            wrong[1, 2, 3, 4] += size * scale
+            reason = verify.check_epilogue(case, linear.output(), wrong, operands, fused_plan.error_bound)
+            assert reason is not None, (algorithm, size)
+            assert reason.startswith("bias of element (1, 2, 3, 4) is off by"), reason
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "fft"])
+def test_a_fused_plan_may_round_its_linear_part_in_another_way(algorithm):
+    case = replace(make_case(LARGE, ConvPass.FPROP), epilogue=Epilogue.BIAS)
+    operands, error_bounds = prepared(make_case(LARGE, ConvPass.FPROP))
+    bound = error_bounds[algorithm]
+    own, _ = allowed_sizes(make_case(LARGE, ConvPass.FPROP), operands, bound)
+    linear = correct(case, operands)
+    signs = np.random.default_rng(0).choice([-1, 1], linear.shape)
+    right = fused(case, operands, ["bias"])
+    assert verify.check_epilogue(case, linear, right + 1.9 * signs * own, operands, bound) is None
+    assert verify.check_epilogue(case, linear, right + 2.2 * signs * own, operands, bound) is not None
+
+
+@pytest.mark.parametrize(
+    ("bound", "reason"),
+    [
+        (ErrorBound(growth=1e30), "growth 1e+30, allowed are 1 to 1000"),
+        (ErrorBound(growth=math.nan), "growth nan, allowed are 1 to 1000"),
+        (ErrorBound(growth=math.inf), "growth inf, allowed are 1 to 1000"),
+        (ErrorBound(growth=-3), "growth -3, allowed are 1 to 1000"),
+        (ErrorBound(growth=0.5), "growth 0.5, allowed are 1 to 1000"),
+        (ErrorBound(growth=2, transform_points=-1), "transform_points -1, allowed are 0 and more"),
+    ],
+)
+def test_a_silly_error_bound_is_refused(bound, reason):
+    case = make_case(PROBLEMS["2d"], ConvPass.FPROP)
+    operands, _ = prepared(case)
+    output = correct(case, operands)
+    assert verify.check(case, output, operands, bound, seed=0).reason == f"the plan's error_bound has {reason}"
+    fused_case = replace(case, epilogue=Epilogue.BIAS)
+    assert verify.check_epilogue(fused_case, output, output, operands, bound) == f"the plan's error_bound has {reason}"
+
+
+def test_few_transform_points_do_not_widen_the_bound():
+    """A plan that claims to spread the norms of a whole plane over one point would pass nearly anything."""
+    case = make_case(LARGE, ConvPass.FPROP)
+    operands, _ = prepared(case)
+    output = correct(case, operands)
+    output[-1, -1, 1, 2] += 0.01 * np.sqrt(np.mean(output**2))
+    assert not verify.check(case, output, operands, ErrorBound(growth=8, transform_points=1), seed=0).passed
+
+
 # No false alarm
 
 
