@@ -5,6 +5,7 @@ The rules and the measurements they rest on stand in docs/method.md, "Time".
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 import time
@@ -153,6 +154,17 @@ class RowTimer:
 
     def round(self) -> tuple[Round, str | None]:
         """Measures one round; the second value says why the row is finished, None if it is not."""
+        gc.disable()  # a collection takes longer than many a sample; between rounds it may
+        try:
+            samples = self._samples()
+        finally:
+            gc.enable()
+        measured = Round(self.launches, tuple(samples), self.process)
+        self.values.append(measured.value_s)
+        self.spent_s += measured.spent_s
+        return measured, stop_reason(self.values, self.spent_s, self.options)
+
+    def _samples(self) -> list[Sample]:
         self._warm_up()
         take = self._warm_sample if self.sweep is None else self._cold_sample
         samples: list[Sample] = []
@@ -169,11 +181,8 @@ class RowTimer:
             self.warmup_s += outside
             taken += samples[-1].wall_s + outside
         if flags := watched():
-            samples = [replace(sample, flags=(*sample.flags, *flags)) for sample in samples]
-        measured = Round(self.launches, tuple(samples), self.process)
-        self.values.append(measured.value_s)
-        self.spent_s += measured.spent_s
-        return measured, stop_reason(self.values, self.spent_s, self.options)
+            return [replace(sample, flags=(*sample.flags, *flags)) for sample in samples]
+        return samples
 
     def _warm_up(self) -> None:
         started = time.perf_counter()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from convbench.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
@@ -55,7 +57,7 @@ class Table:
     def cell(self, row: Mapping[str, Any], column: Column) -> str:
         """One value as text, on one line."""
         value = row.get(column.key)
-        return "–" if value is None else one_line(column.show(value))
+        return "–" if value is None else printable(column.show(value))
 
     def notes_on(self, keys: Container[str]) -> list[str]:
         """The legend of the columns whose key is among `keys`, and the notes."""
@@ -64,12 +66,6 @@ class Table:
     def raw(self) -> list[Column]:
         """Columns of JSON and CSV."""
         return [column for column in self.columns if not column.text_only]
-
-
-def one_line(text: str) -> str:
-    """`text` for one line of a terminal: a line break or an odd space is a space, what cannot be printed is �."""
-    joined = " ".join(text.splitlines())
-    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in joined)
 
 
 def render(tables: Sequence[Table], output_format: str, *, width: int | None = None, color: bool = False) -> str:
@@ -91,7 +87,7 @@ def render(tables: Sequence[Table], output_format: str, *, width: int | None = N
 
 def _printable(table: Table) -> Table:
     """The table with every text but its cells, which `cell` makes, on one line."""
-    columns = [replace(column, header=one_line(column.header)) for column in table.columns]
-    notes = [one_line(note) for note in table.notes]
-    legend = [(keys, one_line(text)) for keys, text in table.legend]
-    return replace(table, title=one_line(table.title), columns=columns, notes=notes, legend=legend)
+    columns = [replace(column, header=printable(column.header)) for column in table.columns]
+    notes = [printable(note) for note in table.notes]
+    legend = [(keys, printable(text)) for keys, text in table.legend]
+    return replace(table, title=printable(table.title), columns=columns, notes=notes, legend=legend)
