@@ -168,13 +168,15 @@ def flat(count: int, threads: int) -> None:
     options = RunOptions(threads=threads, max_memory=1 << 40, timing=timing)
     specs = [BackendSpec(CpuBackend(), name) for name in ("gemm", "fft")]
     sizes = []
-    for index, case in enumerate(random_cases(0, count, max_macs=20_000)):
-        for _ in run(tasks([case], specs[index % 2 : index % 2 + 1], threads), options):
+    cases = list(random_cases(0, count, max_macs=20_000))
+    step = max(1, count // 40)
+    for start in range(0, count, step):
+        for _ in run(tasks(cases[start : start + step], specs, threads), options):
             pass
-        if index + 1 in {count // 4, count}:
-            gc.collect()
-            sizes.append(status_bytes("VmRSS"))
-    print(f"resident after {count // 4} cases {format_bytes(sizes[0])}, after {count} {format_bytes(sizes[1])}")
+        gc.collect()
+        sizes.append(status_bytes("VmRSS"))
+    early, late = format_bytes(sizes[len(sizes) // 4 - 1]), format_bytes(sizes[-1])
+    print(f"resident after {count // 4} cases {early}, after {count} {late}")
 
 
 def chosen_tasks(arguments: argparse.Namespace, threads: int) -> list[Task]:

@@ -92,13 +92,23 @@ class Task:
 
     @property
     def memory_bytes(self) -> int:
-        """Predicted need: operands, what the plan allocates, verification, and for a cold row its other sets."""
-        return self.set_bytes + verification_bytes(self.case) + self.cold_bytes
+        """Predicted need: operands, plan, the larger of a run and its verification, a cold row's further sets."""
+        return self.set_bytes + self.passing_bytes + self.cold_bytes
 
     @property
     def set_bytes(self) -> int:
-        """One plan and its operands."""
-        return operand_bytes(self.case) + self.candidate.memory_bytes
+        """What one plan and its operands hold."""
+        return operand_bytes(self.case) + self.held_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What the plan holds between runs."""
+        return self.candidate.memory_bytes - self.candidate.transient_bytes
+
+    @property
+    def passing_bytes(self) -> int:
+        """What a run or the verification, whichever needs more, holds for its time."""
+        return max(self.candidate.transient_bytes, verification_bytes(self.case))
 
     @property
     def sets(self) -> int:
@@ -187,15 +197,15 @@ def groups_by_memory(found: Sequence[Task], max_memory: int) -> Iterator[list[Ta
 
 
 def _together(found: Sequence[Task]) -> int:
-    # Operands made for one pass serve the others of the same problem; verification happens one row at a time.
+    # Operands made for one pass serve the others of the same problem; runs and verifications come one at a time.
     operands = {t.operands_id: 0 for t in found}
     for t in found:
         p = t.case.problem
         operands[t.operands_id] = (
             math.prod(p.x_shape) + math.prod(p.w_shape) + math.prod(p.y_shape)
         ) * t.case.dtype.itemsize
-    checks = max((verification_bytes(t.case) for t in found), default=0)
-    return sum(operands.values()) + sum(t.candidate.memory_bytes + t.cold_bytes for t in found) + checks
+    passing = max((t.passing_bytes for t in found), default=0)
+    return sum(operands.values()) + sum(t.held_bytes + t.cold_bytes for t in found) + passing
 
 
 def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
@@ -209,8 +219,8 @@ def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
     if task.case.dtype not in NUMPY_DTYPES:
         return Status.UNSUPPORTED, f"operands of {task.case.dtype} cannot be made: NumPy has no such type"
     if task.memory_bytes > max_memory:
-        parts = {"operands": operand_bytes(task.case), "plan": task.candidate.memory_bytes,
-                 "verification": verification_bytes(task.case), "cold sets and sweep": task.cold_bytes}  # fmt: skip
+        parts = {"operands": operand_bytes(task.case), "plan": task.held_bytes,
+                 "a run or its verification": task.passing_bytes, "cold sets and sweep": task.cold_bytes}  # fmt: skip
         listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
         return Status.SKIPPED, (
             f"needs {format_bytes(task.memory_bytes)} ({listed}); --max-memory is {format_bytes(max_memory)}"

@@ -125,9 +125,9 @@ class FakeClock:
         wall = self.device.now_s - start
         return Sample(wall, wall, flags)
 
-    def watch(self) -> Callable[[], tuple[str, ...]]:
+    def watch(self) -> Callable[[list[Sample]], list[Sample]]:
         """Sees nothing."""
-        return tuple
+        return list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,9 +180,7 @@ class RowTimer:
             outside = max(0.0, time.perf_counter() - started - samples[-1].wall_s) if self.sweep else 0.0
             self.warmup_s += outside
             taken += samples[-1].wall_s + outside
-        if flags := watched():
-            return [replace(sample, flags=(*sample.flags, *flags)) for sample in samples]
-        return samples
+        return watched(samples)
 
     def _warm_up(self) -> None:
         started = time.perf_counter()

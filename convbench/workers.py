@@ -105,7 +105,10 @@ def serve(found: Sequence[Task], options: RunOptions) -> None:
 
     What backends print goes to stderr, so that it does not mix with the lines.
     """
-    request = json.load(sys.stdin)
+    try:
+        request = json.load(sys.stdin)
+    except ValueError:
+        raise ConvbenchError("--worker is how convbench calls itself: it reads a request from stdin") from None
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as lines:
         os.dup2(2, 1)
 

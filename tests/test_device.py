@@ -1,13 +1,15 @@
 """The CPU's clock and its witnesses, on scripted counters; and its caches."""
 
+import itertools
 import os
 import time
 
 import numpy as np
 import pytest
 
+from convbench.backends import Sample
 from convbench.backends.cpu import device
-from convbench.backends.cpu.device import CpuClock, CpuDevice, machine_times, shares_flags
+from convbench.backends.cpu.device import CpuClock, CpuDevice, Seen, machine_times
 from convbench.machine import Machine
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -27,7 +29,7 @@ def flags_of(monkeypatch, waited=None, stalled=0, switches=0, seconds=0.0, threa
     cpus = iter([0, int(10_000_000 * threads)])
     monkeypatch.setattr(time, "process_time_ns", lambda: next(cpus))
     clock = CpuClock.__new__(CpuClock)
-    clock.threads = threads
+    clock.threads, clock._waited = threads, []
     sample = clock.sample(lambda: None, 1)
     assert sample.wall_s == 0.01
     return sample.flags
@@ -36,6 +38,27 @@ def flags_of(monkeypatch, waited=None, stalled=0, switches=0, seconds=0.0, threa
 @pytest.mark.parametrize(("waited", "expected"), [(0, ()), (100_000, ()), (100_001, ("waited",))])
 def test_threads_that_waited_for_a_cpu_flag_a_sample(monkeypatch, waited, expected):
     assert flags_of(monkeypatch, waited) == expected
+
+
+@pytest.mark.parametrize(
+    ("threads", "milliseconds", "expected"),
+    [
+        # 8 % is usual for this plan, whose threads wait for each other; 15 % is not yet twice that, 19 % is
+        (2, [0.8, 0.8, 0.9, 1.5, 1.9, 0.8], ["waited", "", "", "", "waited", ""]),
+        (2, [0.0, 0.0, 0.3, 0.0, 0.2], ["", "", "waited", "", "waited"]),  # this one's do not
+        (1, [0.8, 0.8, 0.9, 1.7], ["waited"] * 4),  # a single thread waits for others only
+    ],
+)
+def test_waiting_for_each_other_is_usual_for_some_plans(monkeypatch, threads, milliseconds, expected):
+    total = itertools.accumulate(ms * 1e6 for ms in milliseconds)
+    readings = iter([reading for end, ms in zip(total, milliseconds, strict=True) for reading in (end - ms * 1e6, end)])
+    monkeypatch.setattr(device, "_waited_ns", lambda: next(readings))
+    monkeypatch.setattr(CpuClock, "_overhead", staticmethod(lambda: 1e-8))
+    clock = CpuClock(threads)
+    walls = itertools.count(0, 10_000_000)
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: next(walls))
+    monkeypatch.setattr(time, "process_time_ns", itertools.count(0, 10_000_000).__next__)
+    assert [" ".join(clock.sample(lambda: None, 1).flags) for _ in milliseconds] == expected
 
 
 def test_a_switch_that_cost_nothing_flags_nothing(monkeypatch):
@@ -115,29 +138,43 @@ def test_the_machines_counters(tmp_path, monkeypatch):
         (1.9, 0.0, 2.0, ()),  # the counters lag behind
     ],
 )
-def test_a_round_is_flagged_by_what_others_took(busy, stolen, own, expected):
-    assert shares_flags((10.0, 1.0, 50.0), (10.0 + busy, 1.0 + stolen, 54.0), own) == expected
+def test_what_others_took_of_four_seconds(busy, stolen, own, expected):
+    assert Seen(busy, stolen, 4.0, own).flags() == expected
 
 
-def test_a_tick_of_a_short_round_flags_nothing():
-    assert shares_flags((0.0, 0.0, 0.0), (0.1 + 1.9 * TICK, 1.9 * TICK, 0.2), 0.1) == ()
+def test_a_tick_of_a_short_round_says_nothing():
+    assert Seen(0.1 + 1.9 * TICK, 1.9 * TICK, 0.2, 0.1).flags() == ()
 
 
-def test_a_round_is_watched_from_start_to_end(monkeypatch):
-    readings = iter([(0.0, 0.0, 0.0), (2.0, 0.0, 4.0)])
+def rounds(monkeypatch, *seen):
+    """Flags of a sample of each round, in which the machine's counters moved by `seen`."""
+    readings = iter([reading for s in seen for reading in ((0.0, 0.0, 0.0), (s.busy, s.stolen, s.total))])
     monkeypatch.setattr(device, "machine_times", lambda: next(readings))
-    seconds = iter([0.0, 2.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
-    processor = iter([7.0, 8.0])
+    processor = iter([reading for s in seen for reading in (7.0, 7.0 + s.own)])
     monkeypatch.setattr(time, "process_time", lambda: next(processor))
-    clock = CpuClock.__new__(CpuClock)
-    assert clock.watch()() == ("others",)  # 2 of 4 CPU seconds were busy, 1 of them ours
+    monkeypatch.setattr(CpuClock, "_overhead", staticmethod(lambda: 1e-8))
+    clock = CpuClock(2)
+    clock.cpus = 2
+    return [clock.watch()([Sample(1.0, 1.0, ("waited",))])[0].flags[1:] for _ in seen]
 
 
-@pytest.mark.parametrize("counted", [True, False])
-def test_a_short_round_or_a_system_without_counters_flags_nothing(monkeypatch, counted):
-    monkeypatch.setattr(device, "machine_times", lambda: (0.0, 0.0, 0.0) if counted else None)
-    assert CpuClock(1).watch()() == ()
+QUIET, BUSY = Seen(1.0, 0.0, 2.0, 1.0), Seen(2.0, 0.0, 2.0, 1.0)
+
+
+def test_what_was_seen_over_a_round_is_on_its_samples(monkeypatch):
+    assert rounds(monkeypatch, BUSY, QUIET, BUSY) == [("others",), (), ("others",)]
+
+
+def test_short_rounds_are_watched_together(monkeypatch):
+    short, short_busy = Seen(0.05, 0.0, 0.15, 0.05), Seen(0.15, 0.0, 0.15, 0.05)
+    assert rounds(monkeypatch, short, short, short) == [(), (), ()]
+    assert rounds(monkeypatch, short_busy, short_busy, short_busy) == [(), ("others",), ()]  # 0.2 seconds are enough
+
+
+def test_a_system_without_counters_flags_nothing_more(monkeypatch):
+    monkeypatch.setattr(device, "machine_times", lambda: None)
+    samples = [Sample(1.0, 1.0, ("waited",))]
+    assert CpuClock(2).watch()(samples) == samples
 
 
 def test_canaries_are_fixed_work():

@@ -147,7 +147,7 @@ def test_a_row_that_needs_too_much_is_skipped_with_the_figures():
     rows = measure(big=FakeAlgorithm(memory_bytes=3 << 30), quick=FakeAlgorithm())
     row = rows["big"]
     assert (row.status, row.time_s, row.rounds) == ("skipped", None, ())
-    assert row.reason.startswith("needs 3.00 GiB (operands 792 B, plan 3.00 GiB, verification ")
+    assert row.reason.startswith("needs 3.00 GiB (operands 792 B, plan 3.00 GiB, a run or its verification ")
     assert row.reason.endswith("; --max-memory is 1.00 GiB")
     assert rows["quick"].status == "ok"
 

@@ -219,6 +219,17 @@ def test_a_row_needs_operands_plan_and_verification():
     assert task.memory_bytes == operand_bytes(task.case) + 1000 + verification_bytes(task.case)
 
 
+@pytest.mark.parametrize("transient", [0, 400, 10**9])
+def test_what_a_run_holds_for_its_time_is_not_there_while_it_is_verified(transient):
+    class Sized(FakeBackend):
+        def algorithms(self, case):
+            return [Candidate("quick", None, 10**9 + 500, transient)]
+
+    task = tasks(FPROP.cases([SUITE]), specs(backend=Sized()), 1)[0]
+    checks = verification_bytes(task.case)
+    assert task.memory_bytes == operand_bytes(task.case) + 10**9 + 500 - transient + max(transient, checks)
+
+
 def grouped(found, max_memory):
     return [[(task.case.name, task.key.algorithm) for task in group] for group in groups_by_memory(found, max_memory)]
 

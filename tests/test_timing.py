@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -301,7 +302,7 @@ def test_a_very_slow_row_stops_after_a_round():
 
 class WatchfulClock(FakeClock):
     def watch(self):
-        return lambda: ("stolen",)
+        return lambda samples: [replace(s, flags=(*s.flags, "stolen")) for s in samples]
 
 
 def test_what_was_seen_over_a_round_flags_all_its_samples():

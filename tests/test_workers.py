@@ -144,3 +144,9 @@ def test_a_worker_that_never_starts_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConvbenchError, match="worker process 0 ended early"):
         list(workers.run_in_workers(FOUND, [0, 1], OPTIONS, [], Spent()))
+
+
+def test_a_worker_without_a_request_says_what_it_is():
+    done = run_program("--worker", stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: --worker is how convbench calls itself: it reads a request from stdin\n"

@@ -62,8 +62,11 @@ class Clock(Protocol):
         """Calls `run` `launches` times and returns when the last one has ended."""
         ...
 
-    def watch(self) -> Callable[[], tuple[str, ...]]:
-        """Starts watching for what single samples are too short to show; the result ends it and gives the flags."""
+    def watch(self) -> Callable[[list[Sample]], list[Sample]]:
+        """Starts watching for what single samples are too short to show.
+
+        The result ends it, and gives the samples taken meanwhile with the flags that they have in its light.
+        """
         ...
 
 
@@ -102,12 +105,14 @@ class Candidate:
         algorithm: its name.
         reason: why it cannot do the case; None if it can.
         memory_bytes: what its plan will allocate: operands in its own layout, output, workspace.
+        transient_bytes: the part of `memory_bytes` that it holds only while it runs.
         resolves_to: of AUTO, the algorithm that it takes; None where the backend cannot say before planning.
     """
 
     algorithm: str
     reason: str | None = None
     memory_bytes: int = 0
+    transient_bytes: int = 0
     resolves_to: str | None = None
 
 

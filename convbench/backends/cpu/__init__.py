@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convbench.backends import AUTO, Candidate, PlanOptions
+from convbench.backends.cpu.choice import estimated_seconds
 from convbench.backends.cpu.planner import (
     MAX_PHASES,
     DirectPlanner,
     FftPlanner,
     GemmPlanner,
-    estimated_seconds,
     phase_count,
 )
 from convbench.errors import UnsupportedError, unknown_name
@@ -54,8 +55,8 @@ class CpuBackend:
         tensors = _tensor_bytes(case)
         found = {name: _candidate(name, case, tensors) for name in PLANNERS}
         chosen = choose(case, cpu_count())
-        memory_bytes = max(found[name].memory_bytes for name in {chosen, choose(case, threads=1)})
-        return [Candidate(AUTO, None, memory_bytes, resolves_to=chosen), *found.values()]
+        larger = max((found[chosen], found[choose(case, threads=1)]), key=lambda candidate: candidate.memory_bytes)
+        return [replace(larger, algorithm=AUTO, resolves_to=chosen), *found.values()]
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
         """The case made ready; `auto` takes the algorithm of the least estimated time."""
@@ -79,7 +80,7 @@ class CpuBackend:
 
 
 def choose(case: Case, threads: int) -> str:
-    """Gemm or fft, by the estimate of `planner.estimated_seconds`."""
+    """Gemm or fft, by the estimate of `choice.estimated_seconds`."""
     if _reason(case, "fft"):
         return "gemm"
     return min(("gemm", "fft"), key=lambda name: estimated_seconds(name, PLANNERS[name](case).work(), threads))
@@ -88,7 +89,8 @@ def choose(case: Case, threads: int) -> str:
 def _candidate(name: str, case: Case, tensor_bytes: int) -> Candidate:
     if reason := _reason(case, name):
         return Candidate(name, reason)
-    return Candidate(name, None, tensor_bytes + PLANNERS[name](case).workspace_bytes)
+    planner = PLANNERS[name](case)
+    return Candidate(name, None, tensor_bytes + planner.workspace_bytes, planner.transient_bytes)
 
 
 def _reason(case: Case, algorithm: str = AUTO) -> str | None:

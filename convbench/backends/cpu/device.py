@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import os
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from convbench.backends import Sample
-from convbench.machine import Machine, cpu_machine
+from convbench.machine import Machine, cpu_count, cpu_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,8 @@ STAT = Path("/proc/stat")
 PRESSURE = Path("/proc/pressure/cpu")
 LOST_SHARE = 0.01
 """Share of a sample's time that a witness must say was lost before it counts: the default `--precision`."""
+UNUSUAL = 2.0
+"""Multiple of its usual waiting from which a plan of several threads is disturbed."""
 OTHERS_SHARE = 0.05
 """Share of the CPUs' time that other processes may take before a round counts as disturbed."""
 SHORTEST_WATCH_S = 0.1
@@ -39,13 +43,18 @@ class CpuClock:
     On a sample: "waited": threads of ours were ready to run and had no CPU for 1 % of its time (the scheduler's own
     count; where the kernel keeps none, "pressure": some task of the machine waited that long, or "switched": a CPU was
     taken away from a thread of ours); "preempted": on one thread, wall time exceeds processor time by 1 %.
-    On a whole round, of those that last long enough for the machine's counters: "stolen": the host of a virtual
-    machine took 1 % of its CPUs' time; "others": other processes took 5 % of it.
+    On a whole round: "stolen": the host of a virtual machine took 1 % of its CPUs' time; "others": other processes took
+    5 % of it. Threads of one plan also wait for each other, and do so in each sample: of several, "waited" counts where
+    it is twice what is usual for them.
     """
 
     def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+        self.threads, self.cpus = threads, cpu_count()
         self.overhead_s = self._overhead()
+        self._seen = Seen()
+        """What is not judged yet: rounds too short for the machine's counters are watched together."""
+        self._waited: list[float] = []
+        """Shares of earlier samples in which threads of a plan of several waited, sorted."""
 
     @staticmethod
     def _overhead() -> float:
@@ -64,26 +73,59 @@ class CpuClock:
             run()
         wall = time.perf_counter_ns() - start
         cpu = time.process_time_ns() - cpu
-        flags = [
-            name
-            for name, (lost_ns, share) in _delays().items()
-            if lost_ns - before.get(name, (0, 0.0))[0] > share * wall
-        ]
+        after = _delays()
+        flags = [name for name, lost in after.items() if lost - before.get(name, 0) > self._limit(name) * wall]
+        if self.threads > 1 and "waited" in after:
+            bisect.insort(self._waited, (after["waited"] - before.get("waited", 0)) / max(1, wall))
         if self.threads == 1 and wall - cpu > LOST_SHARE * wall:
             flags.append("preempted")
         return Sample(wall * 1e-9, cpu * 1e-9, tuple(flags))
 
-    def watch(self) -> Callable[[], tuple[str, ...]]:
+    def _limit(self, witness: str) -> float:
+        """Share of a sample that a witness must exceed; a CPU that was taken away counts whatever it cost."""
+        if witness == "switched":
+            return 0.0
+        usual = self._waited[len(self._waited) // 2] if self._waited else 0.0
+        return max(LOST_SHARE, UNUSUAL * usual)
+
+    def watch(self) -> Callable[[list[Sample]], list[Sample]]:
         """Watches the machine's counters over a round."""
-        start, before, own = time.perf_counter(), machine_times(), time.process_time()
+        before, own = machine_times(), time.process_time()
 
-        def flags() -> tuple[str, ...]:
-            elapsed = time.perf_counter() - start
-            if before is None or elapsed < SHORTEST_WATCH_S or (after := machine_times()) is None:
-                return ()
-            return shares_flags(before, after, time.process_time() - own)
+        def judged(samples: list[Sample]) -> list[Sample]:
+            after = machine_times()
+            if before is None or after is None:
+                return samples
+            busy, stolen, total = (b - a for a, b in zip(before, after, strict=True))
+            self._seen += Seen(busy, stolen, total, time.process_time() - own)
+            if self._seen.total < SHORTEST_WATCH_S * self.cpus:
+                return samples
+            flags, self._seen = self._seen.flags(), Seen()
+            return [replace(s, flags=(*s.flags, *flags)) for s in samples]
 
-        return flags
+        return judged
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Seconds of all CPUs while they were watched: busy, stolen by the host, all; and those that this process used."""
+
+    busy: float = 0.0
+    stolen: float = 0.0
+    total: float = 0.0
+    own: float = 0.0
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def _took(self, seconds: float, share: float) -> bool:
+        grain = 2.0 / os.sysconf("SC_CLK_TCK")  # each counter may be a tick behind
+        return seconds > max(share * self.total, grain)
+
+    def flags(self) -> tuple[str, ...]:
+        """What speaks against all samples meanwhile."""
+        taken = {"stolen": (self.stolen, LOST_SHARE), "others": (self.busy - self.own, OTHERS_SHARE)}
+        return tuple(name for name, (seconds, share) in taken.items() if self._took(seconds, share))
 
 
 def machine_times() -> tuple[float, float, float] | None:
@@ -102,28 +144,14 @@ def machine_times() -> tuple[float, float, float] | None:
     return busy, stolen, busy + idle + waiting + stolen
 
 
-def shares_flags(
-    before: tuple[float, float, float], after: tuple[float, float, float], own_s: float
-) -> tuple[str, ...]:
-    """The flags of a round between two readings of `machine_times`, in which this process used `own_s` seconds."""
-    busy, stolen, total = (b - a for a, b in zip(before, after, strict=True))
-    grain = 2.0 / os.sysconf("SC_CLK_TCK")  # each counter may be a tick behind
-    flags = []
-    if stolen > max(LOST_SHARE * total, grain):
-        flags.append("stolen")
-    if busy - own_s > max(OTHERS_SHARE * total, grain):
-        flags.append("others")
-    return tuple(flags)
-
-
-def _delays() -> dict[str, tuple[int, float]]:
-    """Per witness what it has counted so far, in ns, and the share of a sample from which that counts."""
+def _delays() -> dict[str, int]:
+    """What each witness has counted so far, in ns; CPUs taken away by their number."""
     waited = _waited_ns()
     if waited is not None:
-        return {"waited": (waited, LOST_SHARE)}
-    found: dict[str, tuple[int, float]] = {"pressure": (_stalled_us() * 1000, LOST_SHARE)}
+        return {"waited": waited}
+    found = {"pressure": _stalled_us() * 1000}
     if resource:
-        found["switched"] = (resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, 0.0)
+        found["switched"] = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     return found
 
 

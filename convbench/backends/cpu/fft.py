@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.fft
+from threadpoolctl import ThreadpoolController
 
 from convbench.backends import ErrorBound
 from convbench.backends.cpu.planner import FftPlanner
@@ -42,6 +45,12 @@ class FftPlan(CpuPlan):
 
     def run(self) -> None:
         """Writes y, dx or dw."""
+        # BLAS spreads one product over threads, of which there is a small one per frequency; its threads would then
+        # spin, and take CPUs from the transforms.
+        with blas().limit(limits=1, user_api="blas"):
+            self._run()
+
+    def _run(self) -> None:
         p = self.case.problem
         if self.case.conv_pass is ConvPass.DGRAD:
             self._stored.fill(0)  # input elements that no tap reaches
@@ -64,13 +73,21 @@ class FftPlan(CpuPlan):
                         b, kept_b = self._spectrum(self._load_b(g, k, j)), (k, j)
                         if self.case.conv_pass is ConvPass.FPROP:
                             np.conj(b, out=b)
-                    product = a * b if l_all == 1 else a @ b  # (bins…, g, i, j)
+                    product = self._product(a, b)  # (bins…, g, i, j)
                     total = product if total is None else np.add(total, product, out=total)
                     del product
                 if total is not None:
                     self._store(g, i, j, self._inverse(total))
                 elif self.case.conv_pass is ConvPass.WGRAD:
                     self._stored.fill(0)  # an empty batch
+
+    def _product(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+        """(bins…, g, i, l) and (bins…, g, l, j) as (bins…, g, i, j), a part of the bins on each thread."""
+        function = np.multiply if a.shape[-1] == 1 else np.matmul
+        out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+        parts = _slices(len(a), -(-len(a) // self.threads))
+        list(pool(self.threads).map(lambda part: function(a[part], b[part], out=out[part]), parts))
+        return out
 
     def _spectrum(self, real: NDArray[Any]) -> NDArray[Any]:
         axes = range(self.case.problem.ndim)
@@ -167,6 +184,18 @@ class FftPlan(CpuPlan):
         channels = slice(c.start // count, c.start // count + width)
         for column, phases in enumerate(itertools.product(*self.planner.phases)):
             yield phases, channels, slice(column, width * count, count)
+
+
+@functools.cache
+def blas() -> ThreadpoolController:
+    """The BLAS of this process: finding it takes milliseconds, setting its threads microseconds."""
+    return ThreadpoolController()
+
+
+@functools.cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """So many threads of our own."""
+    return ThreadPoolExecutor(threads)
 
 
 def _slices(extent: int, size: int) -> list[slice]:

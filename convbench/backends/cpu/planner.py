@@ -54,6 +54,11 @@ class DirectPlanner:
         return math.prod(self.case.problem.output_size)
 
     @property
+    def transient_bytes(self) -> int:
+        """All of the workspace: nothing is kept between taps."""
+        return self.workspace_bytes
+
+    @property
     def workspace_bytes(self) -> int:
         """The gathered operand and the product of one tap and image."""
         p = self.case.problem
@@ -162,6 +167,11 @@ class GemmPlanner:
         strip = p.in_channels * math.prod(self.strip) if self.padded else 0
         product = math.prod(p.w_shape) if self.case.conv_pass is ConvPass.WGRAD else 0
         return strip, gathered, dy + product
+
+    @property
+    def transient_bytes(self) -> int:
+        """Nothing: all buffers are kept."""
+        return 0
 
     @property
     def workspace_bytes(self) -> int:
@@ -347,6 +357,12 @@ class FftPlanner:
         return operands + g * i * j * (2 * spectrum + real)
 
     @property
+    def transient_bytes(self) -> int:
+        """All but the real buffers of both operands."""
+        g, i, j, k = self.chunk
+        return self.workspace_bytes - g * (i * k + k * j) * self.case.dtype.itemsize * self.fft_points
+
+    @property
     def workspace_bytes(self) -> int:
         """Largest bytes in use at once by one chunk."""
         return self._workspace(*self.chunk)
@@ -387,28 +403,3 @@ class FftPlanner:
                   launches=product_calls),
             transforms(f"inverse {result}", out, calls * i_pieces * j_pieces, epilogue_flops(self.case)),
         ))  # fmt: skip
-
-
-LARGE_PRODUCT_FLOP_PER_S = 90e9
-SMALL_PRODUCT_FLOP_PER_S = 25e9
-TRANSFORM_FLOP_PER_S = 2.2e9
-BANDWIDTH_BYTES_PER_S = 12e9
-SECONDS_PER_LAUNCH = 5e-6
-
-
-def estimated_seconds(algorithm: str, work: Work, threads: int) -> float:
-    """A rough time for choosing between gemm and fft: each phase at the slower of an assumed rate and bandwidth.
-
-    Round figures, as measured on an AVX-512 server: gemm's large products on each core; fft's small complex ones, one
-    per frequency, which BLAS does not spread over threads; transforms, with the copies around them, on each core.
-    Only their ratios matter, and nothing that is reported rests on them.
-    """
-    total = 0.0
-    for phase in work.phases:
-        if phase.name != "product":
-            rate = TRANSFORM_FLOP_PER_S * threads
-        else:
-            rate = LARGE_PRODUCT_FLOP_PER_S * threads if algorithm == "gemm" else SMALL_PRODUCT_FLOP_PER_S
-        total += max(phase.flops / rate, phase.traffic_bytes / BANDWIDTH_BYTES_PER_S)
-        total += SECONDS_PER_LAUNCH * phase.launches
-    return total
