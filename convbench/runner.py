@@ -131,7 +131,9 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
                 yield canary_line(event.index, event.seconds)
             else:
                 timer = timers[event.row]
+                started = time.perf_counter()
                 wrong = plans[event.row].kept.recheck() if event.stop else None
+                spent.verification += time.perf_counter() - started
                 yield from _measured_lines(event, wrong, timer.spent_s / options.timing.max_time_s)
     finally:
         spent.warmup += sum(timer.warmup_s for timer in timers.values())
