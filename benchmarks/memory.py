@@ -3,7 +3,7 @@
 Each case runs in a forked child: operands, plan, verification and one more run, as convbench.runner does them. Measured
 is the kernel's largest resident set of the child (VmHWM, set back before) less what it held before operands were made.
 Cases whose prediction is below 16 MiB drown in the allocator's own needs: they are allowed 8 MiB beside.
-Linux only; a few minutes for one case in five, the default.
+Linux only. The hard shapes take ten minutes, one case of the suites in five about as long.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def flat(count: int, threads: int) -> None:
 
 def chosen_tasks(arguments: argparse.Namespace, threads: int) -> list[Task]:
     """All tasks of HARD, and a share of the suites'."""
-    cases = list(hard_cases())
+    cases = [] if arguments.suites_only else list(hard_cases())
     rng = random.Random(arguments.seed)
     for batch in [] if arguments.hard_only else arguments.batches:
         cases += suite_cases(batch)
@@ -202,7 +202,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--most-macs", type=float, default=3e9, help="leave larger cases of the suites out")
     parser.add_argument("--algorithms", nargs="*", default=ALGORITHMS)
-    parser.add_argument("--hard-only", action="store_true")
+    parser.add_argument("--hard-only", action="store_true", help="the shapes beside those of the suites")
+    parser.add_argument("--suites-only", action="store_true")
     parser.add_argument("--flat", type=int, metavar="N", help="run N small cases instead: does resident memory grow?")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -224,10 +225,11 @@ def main() -> None:
 def line(outcome: Outcome) -> str:
     """One task in words: ratio, both sizes, the parts of the prediction, and the case."""
     task, case = outcome.task, outcome.task.case
-    parts = (operand_bytes(case), task.candidate.memory_bytes, verification_bytes(case))
+    held = format_bytes(operand_bytes(case) + task.held_bytes)
+    passing = f"{format_bytes(task.candidate.transient_bytes)} or {format_bytes(verification_bytes(case))}"
     return (
         f"{outcome.ratio:5.2f}  {format_bytes(outcome.measured):>8} of {format_bytes(outcome.predicted):>8}"
-        f" ({' + '.join(map(format_bytes, parts))})  {task.key.algorithm:6} {case.conv_pass} {case.layout}"
+        f" ({held} held + {passing})  {task.key.algorithm:6} {case.conv_pass} {case.layout}"
         f" {case.epilogue}  {case.problem.describe()}"
     )
 

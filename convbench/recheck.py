@@ -64,7 +64,7 @@ class Kept:
         if np.array_equal(now, self._values):
             return None
         root = max(math.sqrt(self._case.accumulation_length), float(np.max(np.abs(self._values), initial=0.0)))
-        allowed = 2 * verify._relative_bound(self._case, self._plan.error_bound) * root
+        allowed = 2 * verify.relative_bound(self._case, self._plan.error_bound) * root
         beyond = int(np.count_nonzero(~(np.abs(now.astype(np.float64) - self._values) <= allowed)))
         return f"after timing, {beyond} of {now.size} elements differ from what was verified" if beyond else None
 

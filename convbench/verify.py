@@ -183,7 +183,8 @@ def _placed(n: int, k: int, index: list[int]) -> list[int]:
     return [n, k, *index[1:]]
 
 
-def _relative_bound(case: Case, bound: ErrorBound) -> float:
+def relative_bound(case: Case, bound: ErrorBound) -> float:
+    """Allowed error of an element over the root of its squared products: c·(u_mul + u_acc·√L)·growth."""
     u_mul, u_acc = UNIT_ROUNDOFF[case.math_mode]
     return SAFETY * (u_mul + u_acc * math.sqrt(case.accumulation_length)) * bound.growth
 
@@ -270,7 +271,7 @@ class _Checker:
             spread = np.einsum(self.norm_product, _squared_norms(a), _squared_norms(b)) / points
             largest = root.max(axis=spatial, initial=0.0)
             root = np.maximum(largest, np.sqrt(spread)).reshape(*root.shape[:3], *[1] * len(spatial))
-        return factor * _relative_bound(self.case, self.bound) * root
+        return factor * relative_bound(self.case, self.bound) * root
 
     def allowed_in_plane(self, n: int, k: int) -> NDArray[Any]:
         """Allowance of fprop in one plane (1, output…)."""
