@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import os
+import signal
 import tracemalloc
 from dataclasses import replace
 
@@ -540,3 +542,18 @@ def test_a_stride_of_very_many_phases_is_refused_by_fft_at_once():
     assert offered["auto"].memory_bytes == offered["gemm"].memory_bytes
     with pytest.raises(UnsupportedError, match="20000000 phases"):
         CpuBackend().plan(huge, "fft", None, PlanOptions())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own():
+    """The pool's threads stay behind in the parent: a child that used it would wait for ever."""
+    case = make_case(PROBLEMS["groups"], ConvPass.FPROP)
+    operands = Operands(case.problem, case.dtype, 0)
+    CpuBackend().plan(case, "fft", operands, PlanOptions(threads=2)).run()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        CpuBackend().plan(case, "fft", operands, PlanOptions(threads=2)).run()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

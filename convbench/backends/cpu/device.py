@@ -252,5 +252,9 @@ def _sweep(size: int, threads: int) -> tuple[list[Any], Any]:
     return np.array_split(np.ones(size // 4, np.float32), threads), ThreadPoolExecutor(threads)
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_sweep.cache_clear)  # a child has none of its parent's threads
+
+
 def _touch(part: Any) -> None:
     part *= -1.0  # without the interpreter's lock, so that all threads work at once

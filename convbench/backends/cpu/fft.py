@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,10 @@ def blas() -> ThreadpoolController:
 def pool(threads: int) -> ThreadPoolExecutor:
     """So many threads of our own."""
     return ThreadPoolExecutor(threads)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)  # a child has none of its parent's threads
 
 
 def _slices(extent: int, size: int) -> list[slice]:
