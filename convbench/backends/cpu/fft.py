@@ -41,8 +41,10 @@ class FftPlan(CpuPlan):
             transform_points=planner.fft_points * math.prod(map(len, planner.phases)),
         )
         g, i, j, k = planner.chunk
-        self._a = np.zeros((*planner.fft_size, g, i, k), self._stored.dtype)
-        self._b = np.zeros((*planner.fft_size, g, k, j), self._stored.dtype)
+        self._a = np.empty((*planner.fft_size, g, i, k), self._stored.dtype)
+        self._b = np.empty((*planner.fft_size, g, k, j), self._stored.dtype)
+        for buffer in (self._a, self._b):
+            buffer.fill(0)  # np.zeros would leave pages untouched, which are neither memory nor read like it
 
     def run(self) -> None:
         """Writes y, dx or dw."""

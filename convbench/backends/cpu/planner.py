@@ -354,7 +354,9 @@ class FftPlanner:
         """Bytes of real buffers and spectra of both operands, the product, its running sum and its inverse."""
         real, spectrum = self.case.dtype.itemsize * self.fft_points, 2 * self.case.dtype.itemsize * self.bins
         operands = g * (i * k + k * j) * (real + spectrum)
-        return operands + g * i * j * (2 * spectrum + real)
+        # The product; beside it the sum of earlier ones where l is cut, or what an inverse over several axes makes.
+        sums = 1 if k == self.roles[2] and self.problem.ndim == 1 else 2
+        return operands + g * i * j * (sums * spectrum + real)
 
     @property
     def transient_bytes(self) -> int:
