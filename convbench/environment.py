@@ -95,7 +95,11 @@ def load(environment: dict[str, Any], machine: Machine) -> Found | None:
     average, cpus = environment["load"][0], machine.cpu_count or 1
     text = f"load average {average:.2f} on {cpus} CPUs in the last minute"
     if average > 0.5 * cpus:
-        return Level.WARNING, text, "what else is running will disturb a measurement: end it, or wait"
+        return (
+            Level.WARNING,
+            text,
+            "what else is running will disturb a measurement: end it, or wait (an earlier run counts for a minute)",
+        )
     return Level.OK, text, ""
 
 

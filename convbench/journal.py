@@ -13,6 +13,7 @@ import json
 import math
 import os
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from convbench.errors import ConvbenchError, InputError
@@ -21,7 +22,6 @@ from convbench.fold import SCHEMA_VERSION, UPGRADES, Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from convbench.result import Row, Run, Status
     from convbench.timing import Round
@@ -48,9 +48,9 @@ def case_line(index: int, row: Row) -> dict[str, Any]:
         "status": row.status,
         "reason": row.reason,
         "resolved": row.resolved,
-        "plan_s": row.plan_s,
-        "first_call_s": row.first_call_s,
-        "workspace_bytes": row.workspace_bytes,
+        "plan_s": _finite(row.plan_s),
+        "first_call_s": _finite(row.first_call_s),
+        "workspace_bytes": _finite(row.workspace_bytes),
         "work": row.work.to_list() if row.work else None,
         "verification": {key: _finite(value) for key, value in row.verification.items()} if row.verification else None,
     }
@@ -91,6 +91,7 @@ class Journal:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._path = Path(file.name).absolute()  # a backend may change the working directory
         self._folder = Folder()
         self._end = -1
         """Where the whole lines of a reopened file end, until what follows them is cut off."""
@@ -189,7 +190,7 @@ class Journal:
     def deleted(self) -> bool:
         """Whether the file has been deleted, or replaced by another one, since it was opened."""
         try:
-            return not os.path.samestat(os.stat(self._file.name), os.fstat(self._file.fileno()))  # noqa: PTH116
+            return not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
         except OSError:
             return True
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convbench.operands import index
+from convbench.problem import Epilogue
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from convbench.backends import Plan
+    from convbench.backends import Backend, ErrorBound, Plan, PlanOptions
+    from convbench.operands import Operands
     from convbench.problem import Case
 
 KEPT_ELEMENTS = 1 << 16
@@ -28,6 +31,23 @@ def poisoned(plan: Plan) -> str | None:
     plan.poison()
     left = int(np.count_nonzero(~np.isnan(plan.output())))
     return f"{left} elements of the output are not NaN after poison(): a stale output would pass" if left else None
+
+
+def linear_plan(backend: Backend, case: Case, fused: Plan, requested: str, operands: Operands,
+                options: PlanOptions) -> Plan:  # fmt: skip
+    """A plan of `case` without its epilogue, by the algorithm that `fused` resolved to where it can be asked for.
+
+    A backend that chooses by itself may choose another one for it, which rounds differently.
+    """
+    linear_case = replace(case, epilogue=Epilogue.NONE)
+    offered = {candidate.algorithm for candidate in backend.algorithms(linear_case)}
+    algorithm = fused.algorithm if fused.algorithm in offered else requested
+    return backend.plan(linear_case, algorithm, operands, options)
+
+
+def looser(first: ErrorBound, second: ErrorBound) -> ErrorBound:
+    """The bound that allows more: a transform's, or that of more growth."""
+    return max(first, second, key=lambda bound: (bound.transform_points > 0, bound.growth))
 
 
 class Kept:
@@ -59,13 +79,14 @@ class Kept:
                 return f"after timing, {unfilled}"
             self._plan.run()
             now = self._sample()
+            if np.array_equal(now, self._values):
+                return None
+            difference = np.abs(now.astype(np.float64) - self._values)
         except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
             return f"after timing, a run raised {type(error).__name__}: {error}"
-        if np.array_equal(now, self._values):
-            return None
         root = max(math.sqrt(self._case.accumulation_length), float(np.max(np.abs(self._values), initial=0.0)))
         allowed = 2 * verify.relative_bound(self._case, self._plan.error_bound) * root
-        beyond = int(np.count_nonzero(~(np.abs(now.astype(np.float64) - self._values) <= allowed)))
+        beyond = int(np.count_nonzero(~(difference <= allowed)))
         return f"after timing, {beyond} of {now.size} elements differ from what was verified" if beyond else None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from convbench.backends import BELOW_TIMER_FLOOR
 from convbench.errors import InputError
 from convbench.problem import PRECISIONS, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.stats import drifted, median, pooled_interval
@@ -165,6 +167,13 @@ class Row:
         """How many samples a witness spoke against, and how many there are."""
         flagged = sum(sample.disturbed for r in self.rounds for sample in r.samples)
         return flagged, sum(len(r.samples) for r in self.rounds)
+
+    @property
+    def witnesses(self) -> Counter[str]:
+        """How many samples each witness spoke against."""
+        flags = Counter(flag for r in self.rounds for sample in r.samples for flag in sample.flags)
+        del flags[BELOW_TIMER_FLOOR]
+        return flags
 
     @property
     def remarks(self) -> tuple[Remark, ...]:

@@ -12,7 +12,7 @@ from convbench.backends import Plan, PlanOptions
 from convbench.errors import UnsupportedError
 from convbench.journal import canary_line, case_line, failure_line, round_line
 from convbench.problem import Case, Dtype, Epilogue, Problem
-from convbench.recheck import Kept, poisoned
+from convbench.recheck import Kept, linear_plan, looser, poisoned
 from convbench.result import WARM, Row, Status
 from convbench.tasks import Task, ask, describe, groups_by_memory, refusal
 from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave, shortest_sample_s
@@ -226,11 +226,13 @@ def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> 
     if case.epilogue is Epilogue.NONE:
         verification = verify.check(case, plan.output(), operands, plan.error_bound, options.seed)
     else:
-        linear_case = replace(case, epilogue=Epilogue.NONE)
-        linear = _plan(task, linear_case, operands, options)
-        verification = verify.verify(linear_case, linear, operands, options.seed)
+        linear = linear_plan(
+            task.backend, case, plan, task.key.algorithm, operands, PlanOptions(threads=options.threads)
+        )
+        verification = verify.verify(replace(case, epilogue=Epilogue.NONE), linear, operands, options.seed)
         if verification.passed:
-            reason = verify.check_epilogue(case, np.asarray(linear.output()), plan.output(), operands, plan.error_bound)
+            bound = looser(plan.error_bound, linear.error_bound)
+            reason = verify.check_epilogue(case, np.asarray(linear.output()), plan.output(), operands, bound)
             if reason:
                 verification = replace(verification, passed=False, reason=reason)
     now = operands.digest()

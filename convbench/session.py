@@ -66,7 +66,7 @@ def resume(path: Path, new: dict[str, Any], found: Sequence[Task]) -> tuple[Jour
     A missing or empty file, or one without a whole header, starts afresh.
 
     Raises:
-        InputError: the file is damaged, or was measured under other conditions; the text says which.
+        InputError: the file is damaged, holds other rows, or was measured under other conditions; the text says which.
     """
     journal = Journal.reopen(path, new)
     done = journal.run()
@@ -76,6 +76,12 @@ def resume(path: Path, new: dict[str, Any], found: Sequence[Task]) -> tuple[Jour
         if old != value:
             journal.close()
             raise InputError(f"{path} cannot be resumed: its {name} was {old}, now {value}")
+    asked = {task.key for task in found}
+    for row in done.rows:
+        if row.key not in asked:
+            journal.close()
+            held = f"{row.key.label()} ({row.key.case.problem.describe()})"
+            raise InputError(f"{path} cannot be resumed: it holds {held}, which this command does not measure")
     # More memory, or what was missing on the machine, may be there now.
     again = {Status.PARTIAL, Status.SKIPPED, Status.UNAVAILABLE}
     finished = {row.key for row in done.rows if row.status not in again}

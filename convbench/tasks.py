@@ -176,7 +176,7 @@ def ask(backend: Backend, method: str, *arguments: Any) -> Any:
         return getattr(backend, method)(*arguments)
     except ConvbenchError:
         raise
-    except Exception as error:  # a backend from a file may be anything
+    except (Exception, SystemExit) as error:  # a backend from a file may be anything
         name = getattr(backend, "name", type(backend).__name__)
         raise InputError(f"backend {name} cannot be used: {describe(error)}") from error
 

@@ -14,6 +14,7 @@ from convbench.errors import InputError
 from convbench.machine import Machine
 from convbench.operands import Operands, grouped
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.recheck import linear_plan, looser
 from convbench.work import nominal_macs, nominal_work
 
 if TYPE_CHECKING:
@@ -251,15 +252,15 @@ def check_backend(backend: Backend, *, count: int = 200, seed: int = 0, max_macs
             planned += 1
             where = f"{candidate.algorithm}: {case.label()} ({case.problem.describe()})"
             try:
-                linear = backend.plan(linear_case, candidate.algorithm, operands, PlanOptions())
+                plan = backend.plan(case, candidate.algorithm, operands, PlanOptions())
+                linear = linear_plan(backend, case, plan, candidate.algorithm, operands, PlanOptions())
                 outcome = verify.verify(linear_case, linear, operands, seed)
                 reason = outcome.reason
                 if not reason and case.epilogue is not Epilogue.NONE:
-                    fused = backend.plan(case, candidate.algorithm, operands, PlanOptions())
-                    fused.poison()
-                    fused.run()
-                    bound = linear.error_bound
-                    reason = verify.check_epilogue(case, linear.output(), fused.output(), operands, bound) or ""
+                    plan.poison()
+                    plan.run()
+                    bound = looser(plan.error_bound, linear.error_bound)
+                    reason = verify.check_epilogue(case, linear.output(), plan.output(), operands, bound) or ""
             except Exception as error:  # noqa: BLE001  a backend may raise anything: that is what is looked for
                 reason = f"{type(error).__name__}: {error}"
             if reason:

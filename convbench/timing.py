@@ -159,6 +159,8 @@ class RowTimer:
             samples = self._samples()
         finally:
             gc.enable()
+        if not all(math.isfinite(sample.wall_s) and sample.wall_s >= 0 for sample in samples):
+            raise ValueError(f"the clock gave {[sample.wall_s for sample in samples]} seconds")
         measured = Round(self.launches, tuple(samples), self.process)
         self.values.append(measured.value_s)
         self.spent_s += measured.spent_s
@@ -217,7 +219,7 @@ class Measured:
     index: int
     round: Round | None
     stop: str | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,16 @@ class Canaries:
     spent_s: float
 
 
+def _canary(run: Callable[[], object], clock: Clock) -> float | None:
+    """Fastest seconds of a canary; None where it breaks: it is a warning light, and must not end a run."""
+    try:
+        run()
+        seconds = min(clock.sample(run, 1).wall_s for _ in range(CANARY_SAMPLES))
+    except Exception:  # noqa: BLE001  a device may raise anything
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
 def interleave(
     timers: Mapping[int, RowTimer], canaries: Mapping[str, Callable[[], object]], clock: Clock, seed: int
 ) -> Iterator[Measured | Canaries]:
@@ -238,18 +250,15 @@ def interleave(
     index = 0
     while active:
         if canaries:
-            seconds = {}
             started = time.perf_counter()
-            for name, run in canaries.items():
-                run()
-                seconds[name] = min(clock.sample(run, 1).wall_s for _ in range(CANARY_SAMPLES))
+            seconds = {name: found for name, run in canaries.items() if (found := _canary(run, clock)) is not None}
             yield Canaries(index, seconds, time.perf_counter() - started)
         order = list(active)
         rng.shuffle(order)
         for row in order:
             try:
                 measured, stop = active[row].round()
-            except Exception as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
+            except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
                 del active[row]
                 yield Measured(row, index, None, error=error)
                 continue

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from convbench.errors import ConvbenchError
 from convbench.journal import failure_line
@@ -41,9 +42,10 @@ def run_in_workers(
         ConvbenchError: a worker ended early.
     """
     rows = {task.index: place for task, place in zip(found, places, strict=True)}
+    labels = {task.index: _label(task) for task in found}
     for process in range(options.processes):
         request = {
-            "rows": [[place, index] for index, place in rows.items()],
+            "rows": [[place, index, labels[index]] for index, place in rows.items()],
             "process": process,
             "max_memory": options.max_memory,
             "max_time_s": options.timing.max_time_s / options.processes,
@@ -75,7 +77,8 @@ def run_in_workers(
 
 def _lines(arguments: Sequence[str], request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What a worker writes."""
-    command = [sys.executable, "-m", "convbench", *arguments, "--worker"]
+    # -P: modules of the working directory must not stand in for ours.
+    command = [sys.executable, "-P", "-m", "convbench", *arguments, "--worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -87,6 +90,8 @@ def _lines(arguments: Sequence[str], request: dict[str, Any]) -> Iterator[dict[s
                 line = json.loads(text)
                 ended = line["type"] == "spent"
                 yield line
+                if ended:  # a process that a backend started may hold the other end open
+                    break
         except BrokenPipeError:
             ended = False
         finally:
@@ -100,31 +105,54 @@ def _lines(arguments: Sequence[str], request: dict[str, Any]) -> Iterator[dict[s
             )
 
 
-def serve(found: Sequence[Task], options: RunOptions) -> None:
-    """Measures the rows of the request on stdin, one line of JSON per event to stdout.
+def _label(task: Task) -> str:
+    """What a worker must find in a task's place: suites and backends may change while others measure."""
+    return json.dumps(task.key.to_dict(), sort_keys=True)
 
-    What backends print goes to stderr, so that it does not mix with the lines.
+
+def own_stdout() -> IO[str]:
+    """Stdout for this worker alone: what backends print goes to stderr, from now on.
+
+    Where the system can, the worker ends with its parent.
     """
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    if hasattr(os, "register_at_fork"):  # a child of a backend must not keep the reader waiting
+        os.register_at_fork(after_in_child=lambda: os.close(lines.fileno()))
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    return lines
+
+
+def serve(found: Sequence[Task], options: RunOptions, lines: IO[str]) -> None:
+    """Measures the rows of the request on stdin, one line of JSON per event to `lines`.
+
+    Raises:
+        ConvbenchError: stdin holds no request, or not one for these tasks.
+    """
+
+    def send(line: dict[str, Any]) -> None:
+        lines.write(json.dumps(line, allow_nan=False, default=lambda value: value.item()) + "\n")
+        lines.flush()
+
     try:
         request = json.load(sys.stdin)
-    except ValueError:
-        raise ConvbenchError("--worker is how convbench calls itself: it reads a request from stdin") from None
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as lines:
-        os.dup2(2, 1)
-
-        def send(line: dict[str, Any]) -> None:
-            lines.write(json.dumps(line, allow_nan=False, default=lambda value: value.item()) + "\n")
-            lines.flush()
-
         timing = replace(options.timing, max_time_s=request["max_time_s"], min_rounds=request["min_rounds"])
         options = replace(
             options, timing=timing, max_memory=request["max_memory"], process=request["process"], processes=1
         )
-        chosen = [replace(found[place], index=index) for place, index in request["rows"]]
-        spent = Spent()
-        for event in run(chosen, options, spent):
-            if isinstance(event, Progress):
-                send({"type": "progress", "row": event.index, "doing": event.doing, "share": event.share})
-            else:
-                send(event)
-        send({"type": "spent", **asdict(spent)})
+        chosen = [replace(found[place], index=index) for place, index, _ in request["rows"]]
+        same = all(_label(task) == label for task, (_, _, label) in zip(chosen, request["rows"], strict=True))
+    except (ValueError, LookupError, TypeError):
+        raise ConvbenchError("--worker is how convbench calls itself: it reads a request from stdin") from None
+    if not same:
+        raise ConvbenchError("a suite or a backend changed while worker processes measured")
+    spent = Spent()
+    for event in run(chosen, options, spent):
+        if isinstance(event, Progress):
+            send({"type": "progress", "row": event.index, "doing": event.doing, "share": event.share})
+        else:
+            send(event)
+    send({"type": "spent", **asdict(spent)})

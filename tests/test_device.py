@@ -9,7 +9,7 @@ import pytest
 
 from convbench.backends import Sample
 from convbench.backends.cpu import device
-from convbench.backends.cpu.device import CpuClock, CpuDevice, Seen, machine_times
+from convbench.backends.cpu.device import CpuClock, CpuDevice, Delays, Seen, machine_times
 from convbench.machine import Machine
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -17,7 +17,11 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 def flags_of(monkeypatch, waited=None, stalled=0, switches=0, seconds=0.0, threads=2, **clock):
     """Flags of a sample of 10 ms in which these counters moved: ns waited (None: not counted), µs stalled, switches."""
-    counters = {"waited": iter([0, waited]), "stalled": iter([5, 5 + stalled]), "switches": iter([3, 3 + switches])}
+    counters = {
+        "waited": iter([{"1": 0}, {"1": waited}]),
+        "stalled": iter([5, 5 + stalled]),
+        "switches": iter([3, 3 + switches]),
+    }
     monkeypatch.setattr(device, "_waited_ns", lambda: None if waited is None else next(counters["waited"]))
     monkeypatch.setattr(device, "_stalled_us", lambda: next(counters["stalled"]))
     usage = type("Usage", (), {})
@@ -51,7 +55,7 @@ def test_threads_that_waited_for_a_cpu_flag_a_sample(monkeypatch, waited, expect
 )
 def test_waiting_for_each_other_is_usual_for_some_plans(monkeypatch, threads, milliseconds, expected):
     total = itertools.accumulate(ms * 1e6 for ms in milliseconds)
-    readings = iter([reading for end, ms in zip(total, milliseconds, strict=True) for reading in (end - ms * 1e6, end)])
+    readings = iter([{"1": ns} for end, ms in zip(total, milliseconds, strict=True) for ns in (end - ms * 1e6, end)])
     monkeypatch.setattr(device, "_waited_ns", lambda: next(readings))
     monkeypatch.setattr(CpuClock, "_overhead", staticmethod(lambda: 1e-8))
     clock = CpuClock(threads)
@@ -95,16 +99,37 @@ def test_waiting_is_summed_over_threads_that_come_and_go(tmp_path, monkeypatch):
         (tmp_path / name / "schedstat").write_text(f"123456 {waited} 7\n")
 
     thread("10", 5)
-    assert device._waited_ns() == 5
+    assert device._waited_ns() == {"10": 5}
     thread("11", 30)
-    assert device._waited_ns() == 35
+    assert device._waited_ns() == {"10": 5, "11": 30}
     thread("10", 6)
-    assert device._waited_ns() == 36
+    (tmp_path / "12").mkdir()  # one that ends while it is looked at
+    assert device._waited_ns() == {"10": 6, "11": 30}
     (tmp_path / "10" / "schedstat").unlink()
     (tmp_path / "10").rmdir()
-    assert device._waited_ns() == 30
-    (tmp_path / "12").mkdir()
-    assert device._waited_ns() is None  # a thread that ended while it was looked at
+    assert device._waited_ns() == {"11": 30}
+    assert list(device._schedstats) == ["11"]
+
+
+def test_very_many_threads_are_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "TASKS", tmp_path)
+    monkeypatch.setattr(device, "_schedstats", {})
+    for name in range(device.MOST_THREADS + 1):
+        (tmp_path / str(name)).mkdir()
+        (tmp_path / str(name) / "schedstat").write_text("1 2 3\n")
+    assert device._waited_ns() is None
+    (tmp_path / "0" / "schedstat").unlink()
+    (tmp_path / "0").rmdir()
+    assert len(device._waited_ns()) == device.MOST_THREADS
+    for file in device._schedstats.values():
+        os.close(file)
+
+
+def test_only_the_same_threads_and_witnesses_are_compared():
+    assert Delays({"1": 50, "3": 7}).since(Delays({"1": 40, "2": 1000})) == {"waited": 17}  # 2 has ended, 3 is new
+    assert Delays(None, 5, 1).since(Delays({"1": 40})) == {}
+    assert Delays({"1": 40}).since(Delays(None, 5, 1)) == {}
+    assert Delays(None, 9, 4).since(Delays(None, 5, 1)) == {"pressure": 4, "switched": 3}
 
 
 def test_no_counter_of_waiting(tmp_path, monkeypatch):

@@ -654,7 +654,7 @@ def test_cold_rows_stand_beside_warm_ones():
     assert [row["cold_ratio"] for row in table.rows] == [None, pytest.approx(3.0)]
     assert [row["times_fastest"] for row in table.rows] == [1.0, 1.0]  # each among its own
     assert "3.00×" in text
-    assert "cold: time with swept caches" in text
+    assert "cold/warm: time with swept caches" in text
     assert "cache" not in render([rows_table(run_of(warm))], "table").splitlines()[1]
     assert "cold_ratio" not in render([rows_table(run_of(cold))], "table")
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,19 @@ def test_other_conditions_are_refused_by_name_with_both_values(path, started, na
     before, _, now = message.partition(", now ")
     assert was in before
     assert shown in now
+    assert path.read_bytes() == content
+
+
+def test_other_rows_are_refused_by_name(path, started):
+    """Else two batches of a problem would stand in one table, and be added up as one network."""
+    content = path.read_bytes()
+    other = [
+        replace(task, key=replace(task.key, case=replace(case, problem=replace(case.problem, batch=7))))
+        for task in started
+        if (case := task.key.case)
+    ]
+    with pytest.raises(InputError, match=r"cannot be resumed: it holds tiny/.*, which this command does not measure"):
+        session.resume(path, new_header(started), other)
     assert path.read_bytes() == content
 
 

@@ -53,7 +53,8 @@ def test_each_worker_is_asked_for_its_share(monkeypatch):
     assert [r["process"] for r in requests] == [0, 1, 2]
     assert {r["max_time_s"] for r in requests} == {1.0}
     assert {r["min_rounds"] for r in requests} == {3}
-    assert all(r["rows"] == [[4, 10], [5, 11]] for r in requests)
+    labels = [json.dumps(task.key.to_dict(), sort_keys=True) for task in FOUND]
+    assert all(r["rows"] == [[4, 10, labels[0]], [5, 11, labels[1]]] for r in requests)
     assert (spent.planning, spent.samples) == (3.0, 6.0)
 
 
@@ -80,7 +81,7 @@ def test_a_row_that_a_later_worker_finds_wrong_is_wrong(monkeypatch):
     assert events[-1] == {
         "type": "failure", "row": 10, "status": "wrong", "reason": "in worker process 1: off by one"
     }  # fmt: skip
-    assert [[row for _, row in r["rows"]] for r in requests] == [[10, 11], [10, 11], [11]]
+    assert [[row for _, row, _ in r["rows"]] for r in requests] == [[10, 11], [10, 11], [11]]
 
 
 def test_a_row_that_breaks_while_timed_is_left_out_by_the_next(monkeypatch):
@@ -146,7 +147,63 @@ def test_a_worker_that_never_starts_is_one_clear_line(monkeypatch):
         list(workers.run_in_workers(FOUND, [0, 1], OPTIONS, [], Spent()))
 
 
-def test_a_worker_without_a_request_says_what_it_is():
-    done = run_program("--worker", stdin=subprocess.DEVNULL)
+@pytest.mark.parametrize("request_text", ["", "[]", "{}", "1", '{"rows": [[99, 0, ""]]}'])
+def test_a_worker_without_a_request_says_what_it_is(request_text):
+    done = run_program("--worker", input=request_text)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: --worker is how convbench calls itself: it reads a request from stdin\n"
+
+
+NOISY = """
+import os, time
+from convbench.backends.cpu import CpuBackend
+print("while it is loaded")
+
+class Noisy(CpuBackend):
+    def algorithms(self, case):
+        print('{"type": "while it is asked"}')
+        return super().algorithms(case)
+
+    def plan(self, case, algorithm, operands, options):
+        plan = super().plan(case, algorithm, operands, options)
+        run = plan.run
+        def noisy():
+            os.write(1, b"while it runs\\n")
+            run()
+        plan.run = noisy
+        if case.conv_pass == "wgrad" and os.fork() == 0:
+            os.closerange(0, 64)
+            time.sleep(20)
+            os._exit(0)
+        return plan
+"""
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_what_backends_print_and_start_disturbs_nothing(tmp_path, processes):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    done = run_program("-b", "./noisy.py:Noisy:gemm", "--processes", processes, "--format", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in json.loads(done.stdout)["rows"]] == ["ok"] * 3
+    assert "while it is loaded" in done.stderr
+    assert "while it runs" in done.stderr
+
+
+def test_a_suite_that_changes_meanwhile_is_refused(tmp_path):
+    suite = 'schema = 1\nname = "s"\n[[problem]]\nname = "p"\nbatch = 1\nin_channels = 4\nout_channels = %d\n'
+    suite += "input_size = 8\nfilter_size = 1\n"
+    (tmp_path / "s.toml").write_text(suite % 4)
+    (tmp_path / "edit.py").write_text(
+        "from convbench.backends.cpu import CpuBackend\n"
+        "class Edits(CpuBackend):\n"
+        "    def plan(self, *arguments):\n"
+        f"        open('s.toml', 'w').write({suite % 8!r})\n"
+        "        return super().plan(*arguments)\n"
+    )
+    command = [sys.executable, "-m", "convbench", "run", "s.toml", "--pass", "fprop", "-b", "./edit.py:Edits:gemm"]
+    done = subprocess.run(
+        [*command, "--processes", "2", "--max-time", "60ms"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "a suite or a backend changed while worker processes measured" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -28,5 +28,6 @@ def command(suites: tuple[str, ...], machine_name: str | None, output_format: st
     from convbench.suite import load_suite
 
     sheet = load_datasheet(machine_name) if machine_name else None
-    cases = selection(**choice).cases([load_suite(name) for name in suites])  # type: ignore[arg-type]
-    print_tables([analysis_table(cases, sheet)], output_format)
+    loaded = [load_suite(name) for name in suites]
+    cases = selection(**choice).cases(loaded)  # type: ignore[arg-type]
+    print_tables([analysis_table(cases, sheet, sums=all(suite.network for suite in loaded))], output_format)

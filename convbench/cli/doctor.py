@@ -74,8 +74,9 @@ def _difference(excess: float) -> str:
 
 
 def _summary(size_s: float, found: Sequence[Noise]) -> str:
-    """What is noise for rows of one size, by threads."""
-    largest = {n.threads: max(m.difference for m in found if m.threads == n.threads) for n in found}
+    """What is noise for rows of one size, by threads: two medians may be alike by chance, so their intervals count."""
+    sizes = [(n.threads, max(n.difference, n.half_width or 0.0)) for n in found]
+    largest = {threads: round(max(x for t, x in sizes if t == threads), 6) for threads, _ in sizes}
     limits = ", ".join(f"{_difference(value)} on {_threads(threads)}" for threads, value in largest.items())
     return f"rows of about {format_time(size_s, 1)}: differences below these are noise on this machine: {limits}"
 

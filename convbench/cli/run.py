@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def command(
     from convbench.suite import load_suite
     from convbench.tasks import tasks
     from convbench.timing import TimingOptions
+    from convbench.workers import own_stdout, serve
 
     if resume and (force or output is None):
         raise click.UsageError("--resume needs -o, and excludes --force")
@@ -89,13 +91,15 @@ def command(
         seed=seed,
         processes=processes,
     )
-    backends = _backends(specs)
+    lines = own_stdout() if worker else None
+    with _backends_to_stderr():
+        backends = _backends(specs)
     caches = ("warm", "cold") if cache == "both" else (cache,)
-    found = tasks(selection(**choice).cases(loaded), backends, options.threads, caches)  # type: ignore[arg-type]
-    if worker:
-        from convbench.workers import serve
-
-        serve(found, options)
+    cases = selection(**choice).cases(loaded)  # type: ignore[arg-type]
+    with _backends_to_stderr():
+        found = tasks(cases, backends, options.threads, caches)
+    if lines is not None:
+        serve(found, options, lines)
         return
     if dry_run:
         _show_tasks(found, options.max_memory, output_format)
@@ -124,7 +128,8 @@ def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
     from convbench.work import nominal_flops
 
     rows = [
-        {"case": t.case.label(), "algorithm": f"{t.key.backend}:{t.key.algorithm}", "cache": t.key.cache,
+        {"case": t.case.label(), "algorithm": f"{t.key.backend}:{t.key.algorithm}",
+         "resolves_to": t.candidate.resolves_to, "cache": t.key.cache,
          "nominal_flops": nominal_flops(t.case.problem), "memory_bytes": t.memory_bytes,
          "reason": t.unavailable or t.candidate.reason
          or ("needs more than --max-memory" if t.memory_bytes > max_memory else None)}
@@ -132,6 +137,7 @@ def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
     ]  # fmt: skip
     columns = [
         Column(key="case", header="case"), Column(key="algorithm", header="algorithm"),
+        Column(key="resolves_to", header="auto is", hidden=not any(t.candidate.resolves_to for t in found)),
         Column(key="cache", header="cache", hidden=all(t.key.cache == "warm" for t in found)),
         Column(key="nominal_flops", header="Gflop", show=lambda v: significant(v / 1e9), right=True, spare=2),
         Column(key="memory_bytes", header="memory", show=format_bytes, right=True, spare=1),
@@ -161,7 +167,8 @@ def _measure(
     interrupted = False
     try:
         waiting = time.perf_counter()
-        with session.measuring_lock(_say) if measuring else nullcontext(), _progress(todo, quiet) as show:
+        lock = session.measuring_lock(_say) if measuring else nullcontext()
+        with lock, _progress(todo, quiet) as show, _backends_to_stderr():
             started += time.perf_counter() - waiting  # another run's time is not ours
             for event in _events(found, todo, options, spent):
                 if isinstance(event, Progress):
@@ -213,6 +220,23 @@ def _nothing_or_broken(result: Run) -> bool:
     return any(row.status in BROKEN for row in result.rows) or all(row.time_s is None for row in result.rows)
 
 
+@contextmanager
+def _backends_to_stderr() -> Iterator[None]:
+    """What backends print goes to stderr meanwhile, also from C: stdout is for the tables."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # stdout is closed
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
@@ -224,6 +248,8 @@ def _warn(text: str) -> None:
 def _times(spent: Spent, total: float) -> str:
     """Where a run's time went; "other" is what convbench itself costs."""
     parts = {field.name: getattr(spent, field.name) for field in fields(spent)}
+    if not any(parts.values()):
+        return f"{format_time(total)}, nothing measured"
     listed = ", ".join(f"{name} {format_time(seconds)}" for name, seconds in parts.items())
     return f"{format_time(total)}: {listed}, other {100 * (1 - sum(parts.values()) / total):.1f}%"
 

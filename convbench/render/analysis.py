@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from convbench.problem import Case
 
 
+LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("exact_share",), "no padding: share of the flops that is left without the products that meet padding"),
+    (("flop_per_byte", "flop_per_byte_no_reuse"),
+     "flop/B: with each operand read once; no reuse: with two loads for every multiply-add"),
+    (("floor_s",), "at least: the predicted time of an algorithm that computes the definition"),
+)  # fmt: skip
+
+
 def analysis_facts(case: Case, sheet: Datasheet | None) -> dict[str, Any]:
     """Counts of one case, and its predicted placement; `bound` says why there is none where the machine has none."""
     problem = case.problem
@@ -46,7 +54,7 @@ def analysis_facts(case: Case, sheet: Datasheet | None) -> dict[str, Any]:
     return fact
 
 
-def analysis_table(cases: Sequence[Case], sheet: Datasheet | None) -> Table:
+def analysis_table(cases: Sequence[Case], sheet: Datasheet | None, *, sums: bool = True) -> Table:
     """One row per case: flops, bytes, intensities, and the predicted bound and least time on a machine."""
     facts = [analysis_facts(case, sheet) for case in cases]
 
@@ -65,7 +73,7 @@ def analysis_table(cases: Sequence[Case], sheet: Datasheet | None) -> Table:
         Column(key="flop_per_byte_no_reuse", header="no reuse", show=significant, right=True, spare=6),
         *(Column(key=key, header=key, hidden=True) for key in ("exact_flops", "no_reuse_bytes", "mac_per_input_byte")),
     ]  # fmt: skip
-    title, legend, notes = "", [], []
+    title, legend, notes = "", [*LEGEND], []
     if sheet is not None:
         columns += [
             Column(key="bound", header="predicted bound", cut=True),
@@ -75,10 +83,11 @@ def analysis_table(cases: Sequence[Case], sheet: Datasheet | None) -> Table:
         title = f"predicted on {sheet.title}"
         legend.append((("bound", "floor_s"), _ceilings(cases, sheet)))
         times = [fact["floor_s"] * fact["repeat"] for fact in facts if "floor_s" in fact]
-        if len(times) == len(facts):
+        if sums and len(times) == len(facts):
             notes.append(f"all rows, each as often as it occurs: at least {format_time(sum(times))}")
     total = sum(fact["nominal_macs"] * fact["repeat"] for fact in facts)
-    notes.append(f"all rows, each as often as it occurs: {significant(total / 1e9, 4)} GMAC")
+    if sums:
+        notes.append(f"all rows, each as often as it occurs: {significant(total / 1e9, 4)} GMAC")
     return Table(key="cases", title=title, columns=columns, rows=facts, legend=legend, notes=notes)
 
 

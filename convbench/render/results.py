@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ LEGEND = (
     (("rms_error",), "error: RMS, against float64"),
     (("effective_flop_per_s",), "eff.: 2·multiply-adds of the definition / time; may exceed the peak"),
     (("executed_flop_per_s",), "exec.: flops executed / time"),
-    (("arithmetic_intensity",), "flop/B: executed per byte moved"),
-    (("cold_ratio",), "cold: time with swept caches, over the warm one"),
+    (("arithmetic_intensity",), "flop/B: flops executed per byte moved"),
+    (("cold_ratio",), "cold/warm: time with swept caches, over that with warm ones"),
 )
 MOST_REASONS = 20
 MARKS = {
@@ -162,7 +163,9 @@ def rows_table(run: Run) -> Table:
         Column(key="shown_time", header="time", right=True, text_only=True),
         Column(key="interval", header="interval", show=_interval, right=True, spare=1, text_only=True),
         Column(key="times_fastest", header="× best", show=significant, right=True, spare=2),
-        Column(key="cold_ratio", header="cold", show=lambda v: f"{v:.2f}×", right=True, hidden=not (warm and cold)),
+        Column(
+            key="cold_ratio", header="cold/warm", show=lambda v: f"{v:.2f}×", right=True, hidden=not (warm and cold)
+        ),
         Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True, spare=3),
         Column(key="executed_flop_per_s", header="exec.", show=_rate, right=True, spare=4),
         Column(key="arithmetic_intensity", header="flop/B", show=significant, right=True, spare=6),
@@ -184,7 +187,7 @@ def rows_table(run: Run) -> Table:
         rows=facts,
         best=[i for i, row in enumerate(run.rows) if best.get(_question(row)) is row],
         breaks=breaks,
-        legend=LEGEND,
+        legend=LEGEND if any(row.time_s is not None for row in run.rows) else (),
         notes=_notes(run),
     )
 
@@ -201,7 +204,9 @@ def _notes(run: Run) -> list[str]:
         (sum(counts) for counts in zip(*(row.samples for row in rows), strict=True)) if rows else (0, 0)
     )
     if disturbed:
-        notes.append(f"{disturbed} of {samples} samples disturbed; `convbench doctor` says by what")
+        witnesses = sum((row.witnesses for row in rows), Counter())
+        by = ", ".join(f"{name} {count}" for name, count in witnesses.most_common())
+        notes.append(f"{disturbed} of {samples} samples disturbed: {by} (see `convbench doctor`)")
     for name in run.canaries[0] if run.canaries else ():
         seconds = [canary[name] for canary in run.canaries if name in canary]
         if moved(seconds):

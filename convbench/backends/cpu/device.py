@@ -27,6 +27,8 @@ STAT = Path("/proc/stat")
 PRESSURE = Path("/proc/pressure/cpu")
 LOST_SHARE = 0.01
 """Share of a sample's time that a witness must say was lost before it counts: the default `--precision`."""
+MOST_THREADS = 256
+"""Threads whose waiting is followed."""
 UNUSUAL = 2.0
 """Multiple of its usual waiting from which a plan of several threads is disturbed."""
 OTHERS_SHARE = 0.05
@@ -66,17 +68,17 @@ class CpuClock:
 
     def sample(self, run: Callable[[], object], launches: int) -> Sample:
         """Times `launches` calls back to back."""
-        before = _delays()
+        before = Delays.read()
         cpu = time.process_time_ns()
         start = time.perf_counter_ns()
         for _ in range(launches):
             run()
         wall = time.perf_counter_ns() - start
         cpu = time.process_time_ns() - cpu
-        after = _delays()
-        flags = [name for name, lost in after.items() if lost - before.get(name, 0) > self._limit(name) * wall]
-        if self.threads > 1 and "waited" in after:
-            bisect.insort(self._waited, (after["waited"] - before.get("waited", 0)) / max(1, wall))
+        lost = Delays.read().since(before)
+        flags = [name for name, amount in lost.items() if amount > self._limit(name) * wall]
+        if self.threads > 1 and "waited" in lost:
+            bisect.insort(self._waited, lost["waited"] / max(1, wall))
         if self.threads == 1 and wall - cpu > LOST_SHARE * wall:
             flags.append("preempted")
         return Sample(wall * 1e-9, cpu * 1e-9, tuple(flags))
@@ -144,41 +146,65 @@ def machine_times() -> tuple[float, float, float] | None:
     return busy, stolen, busy + idle + waiting + stolen
 
 
-def _delays() -> dict[str, int]:
-    """What each witness has counted so far, in ns; CPUs taken away by their number."""
-    waited = _waited_ns()
-    if waited is not None:
-        return {"waited": waited}
-    found = {"pressure": _stalled_us() * 1000}
-    if resource:
-        found["switched"] = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    return found
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """What the witnesses of a sample have counted so far.
+
+    Attributes:
+        waited: ns that each thread of this process was ready to run without a CPU; None where that is not counted.
+        stalled: ns in which some task of the machine waited for a CPU.
+        switched: how often a CPU was taken from a thread of this process.
+    """
+
+    waited: dict[str, int] | None
+    stalled: int = 0
+    switched: int = 0
+
+    @classmethod
+    def read(cls) -> Delays:
+        """The counters now."""
+        waited = _waited_ns()
+        if waited is not None:
+            return cls(waited)
+        switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
+        return cls(None, _stalled_us() * 1000, switched)
+
+    def since(self, before: Delays) -> dict[str, int]:
+        """What was counted meanwhile, by witness; nothing where the two are of different kinds."""
+        if self.waited is not None and before.waited is not None:  # threads may have come and gone
+            return {"waited": sum(ns - before.waited.get(name, 0) for name, ns in self.waited.items())}
+        if self.waited is None and before.waited is None:
+            return {"pressure": self.stalled - before.stalled, "switched": self.switched - before.switched}
+        return {}
 
 
 _schedstats: dict[str, int] = {}
 """Open files of the scheduler's counters by thread: kept open, since they are read twice a sample."""
 
 
-def _waited_ns() -> int | None:
-    """Nanoseconds that threads of this process were ready to run without a CPU; None where they are not counted.
+def _waited_ns() -> dict[str, int] | None:
+    """Nanoseconds that each thread of this process was ready to run without a CPU; None where they are not counted.
 
-    The second number of /proc/self/task/*/schedstat: "time on a CPU, time waiting for one, times run".
+    The second number of /proc/self/task/*/schedstat: "time on a CPU, time waiting for one, times run". A process of
+    very many threads is not followed: that would cost more files and time than a sample is worth.
     """
     try:
         threads = os.listdir(TASKS)  # noqa: PTH208  a Path per thread would cost more than the reading
-        if len(threads) != len(_schedstats) or not _schedstats.keys() >= set(threads):
-            _reopen(threads)
-        return sum(int(os.pread(file, 64, 0).split()[1]) for file in _schedstats.values())
-    except (OSError, ValueError, IndexError):
+    except OSError:
         return None
-
-
-def _reopen(threads: list[str]) -> None:
-    for name in [name for name in _schedstats if name not in threads]:
+    if len(threads) > MOST_THREADS:
+        threads = []
+    for name in _schedstats.keys() - set(threads):
         os.close(_schedstats.pop(name))
+    found = {}
     for name in threads:
-        if name not in _schedstats:
-            _schedstats[name] = os.open(TASKS / name / "schedstat", os.O_RDONLY)
+        try:
+            if name not in _schedstats:
+                _schedstats[name] = os.open(TASKS / name / "schedstat", os.O_RDONLY)
+            found[name] = int(os.pread(_schedstats[name], 64, 0).split()[1])
+        except (OSError, ValueError, IndexError):  # it ended meanwhile, or is not counted
+            continue
+    return found or None
 
 
 @functools.cache
