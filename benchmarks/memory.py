@@ -38,7 +38,7 @@ SMALL_BYTES = 32 << 20
 SMALL_SLACK_BYTES = 8 << 20
 ALLOWED = (0.75, 1.25)
 """Measured over predicted of the larger cases."""
-ALGORITHMS = ("direct", "gemm", "fft")
+ALGORITHMS = ("direct", "gemm", "fft", "winograd")
 
 
 def problem(

@@ -636,8 +636,8 @@ def test_ctrl_c_during_a_real_run(folder):
     assert "plain-3x3" in stdout
     assert "rows are partial" in stdout
     run = read_run(path)
-    assert len(run.rows) == 14 * 3 * 3
-    assert {row.status for row in run.rows} == {"partial"}
+    assert len(run.rows) == 14 * 3 * 4
+    assert {row.status for row in run.rows} == {"partial", "unsupported"}  # winograd is not for every shape
     assert any(row.time_s for row in run.rows)
     shown = process("show", str(path))
     assert (shown.returncode, shown.stdout) == (0, stdout)

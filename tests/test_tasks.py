@@ -264,7 +264,9 @@ def test_a_large_problem_alone_is_split():
 def test_every_row_is_in_one_group_whatever_the_memory():
     found = tasks(Selection().cases([load_suite("smoke")]), [BackendSpec(CpuBackend())], 1)
     for memory in (1, 10**5, 10**6, 10**7, 10**9):
-        assert sorted(task.index for group in groups_by_memory(found, memory) for task in group) == list(range(126))
+        assert sorted(task.index for group in groups_by_memory(found, memory) for task in group) == list(
+            range(14 * 3 * 4)
+        )
 
 
 # Errors in words

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convbench.backends import AUTO, Candidate, PlanOptions
+from convbench.backends.cpu import tiling
 from convbench.backends.cpu.choice import estimated_seconds
 from convbench.backends.cpu.planner import (
     MAX_PHASES,
@@ -16,23 +17,27 @@ from convbench.backends.cpu.planner import (
     GemmPlanner,
     phase_count,
 )
+from convbench.backends.cpu.tiling import WinogradPlanner
 from convbench.errors import UnsupportedError, unknown_name
 from convbench.machine import cpu_count
 from convbench.problem import PRECISIONS, Case, ConvPass, Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from convbench.backends import Device, Plan
     from convbench.operands import Operands
 
-PLANNERS: dict[str, type[DirectPlanner] | type[GemmPlanner] | type[FftPlanner]] = {
+PLANNERS: dict[str, Callable[[Case], DirectPlanner | GemmPlanner | FftPlanner | WinogradPlanner]] = {
     "direct": DirectPlanner,
     "gemm": GemmPlanner,
     "fft": FftPlanner,
+    "winograd": lambda case: WinogradPlanner(case, cpu_count()),  # its workspace grows with the threads
 }
 
 
 class CpuBackend:
-    """`direct` (the definition, tap by tap), `gemm` (im2col) and `fft` (whole planes), for every pass and shape."""
+    """`direct` (the definition), `gemm` (im2col) and `fft` (whole planes) for every shape, `winograd` at stride 1."""
 
     name = "cpu"
 
@@ -48,7 +53,7 @@ class CpuBackend:
         return CpuDevice()
 
     def algorithms(self, case: Case) -> list[Candidate]:
-        """The three algorithms and `auto`."""
+        """The algorithms, and `auto`, which takes gemm or fft."""
         reason = _reason(case)
         if reason:
             return [Candidate(name, reason) for name in (AUTO, *PLANNERS)]
@@ -76,6 +81,10 @@ class CpuBackend:
             from convbench.backends.cpu.fft import FftPlan
 
             return FftPlan(case, operands, options)
+        if algorithm == "winograd":
+            from convbench.backends.cpu.winograd import WinogradPlan
+
+            return WinogradPlan(case, operands, options)
         raise unknown_name("algorithm", algorithm, [AUTO, *PLANNERS], where=" of backend cpu")
 
 
@@ -97,6 +106,8 @@ def _reason(case: Case, algorithm: str = AUTO) -> str | None:
     if case.precision not in {"fp32", "fp64"}:
         names = ", ".join(name for name in PRECISIONS if name in {"fp32", "fp64"})
         return f"NumPy has no {case.precision} arithmetic; the cpu backend computes in {names}"
+    if algorithm == "winograd":
+        return tiling.reason(case)
     phases = math.prod(map(phase_count, case.problem.axes)) if algorithm == "fft" else 1
     if phases > MAX_PHASES:
         return f"the stride splits a plane into {phases} phases, more than {MAX_PHASES}"
