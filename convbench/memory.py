@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from convbench.problem import ConvPass, Epilogue, Layout
+from convbench.problem import ConvPass
 
 if TYPE_CHECKING:
     from convbench.problem import Case
@@ -20,16 +20,10 @@ def operand_bytes(case: Case) -> int:
 
 
 def verification_bytes(case: Case) -> int:
-    """Largest temporaries of the checks of a plan's output: of its poisoning, the contraction, and the elements.
-
-    With an epilogue also the tensors of the second plan, of the linear part; not its workspace, which backends know.
-    """
+    """Largest temporaries of the checks of a plan's output: of its poisoning, the contraction, and the elements."""
     outputs = math.prod(case.output_shape)
-    linear = 0
-    if case.epilogue is not Epilogue.NONE:
-        linear = outputs * case.dtype.itemsize + (operand_bytes(case) if case.layout is not Layout.NCHW else 0)
     poisoned = 2 * outputs  # which are NaN, and which not
-    return linear + max(poisoned, _contraction_bytes(case), _comparison_bytes(case))
+    return max(poisoned, _contraction_bytes(case), _comparison_bytes(case))
 
 
 def _extents(case: Case) -> tuple[int, int, int]:

@@ -107,8 +107,9 @@ class Task:
 
     @property
     def passing_bytes(self) -> int:
-        """What a run or the verification, whichever needs more, holds for its time."""
-        return max(self.candidate.transient_bytes, verification_bytes(self.case))
+        """What a run or the verification, whichever needs more, holds for its time; with an epilogue, a second plan."""
+        second = self.held_bytes if self.case.epilogue is not Epilogue.NONE else 0
+        return second + max(self.candidate.transient_bytes, verification_bytes(self.case))
 
     @property
     def sets(self) -> int:

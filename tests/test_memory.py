@@ -9,7 +9,7 @@ from convbench import verify
 from convbench.backends import ErrorBound
 from convbench.memory import operand_bytes, verification_bytes
 from convbench.operands import Operands
-from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.problem import Case, ConvPass, Dtype, MathMode, Problem
 from convbench.testing import reference_output
 
 PROBLEM = Problem(batch=2, in_channels=2, out_channels=3, input_size=(6, 6), filter_size=(3, 3))
@@ -49,11 +49,3 @@ def test_checking_stays_within_the_prediction_and_near_it(shape, conv_pass):
     finally:
         tracemalloc.stop()
     assert 0.4 * verification_bytes(case) <= peak <= 1.1 * verification_bytes(case) + (1 << 20)
-
-
-def test_an_epilogue_needs_the_tensors_of_its_linear_plan_too():
-    case = Case(suite="s", name="p", problem=PROBLEM, conv_pass=ConvPass.FPROP)
-    fused = replace(case, epilogue=Epilogue.BIAS)
-    assert verification_bytes(fused) - verification_bytes(case) == 4 * 96
-    nhwc = replace(fused, layout=Layout.NHWC)
-    assert verification_bytes(nhwc) - verification_bytes(fused) == operand_bytes(case)

@@ -281,6 +281,12 @@ def test_an_error_in_one_line():
     assert len(describe(ValueError("x" * 1000))) == 500
 
 
+def test_an_epilogue_needs_a_second_plan_for_its_linear_part():
+    selection = replace(FPROP, epilogues=(Epilogue.NONE, Epilogue.BIAS))
+    plain, biased = tasks(selection.cases([SUITE]), specs("big", big=FakeAlgorithm(memory_bytes=1000)), 1)
+    assert biased.memory_bytes - plain.memory_bytes == 1000
+
+
 # Warm and cold
 
 

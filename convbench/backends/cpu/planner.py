@@ -356,7 +356,9 @@ class FftPlanner:
         operands = g * (i * k + k * j) * (real + spectrum)
         # The product; beside it the sum of earlier ones where l is cut, or what an inverse over several axes makes.
         sums = 1 if k == self.roles[2] and self.problem.ndim == 1 else 2
-        return operands + g * i * j * (sums * spectrum + real)
+        # Twiddle factors and scratch of a transform along one axis, measured (benchmarks/memory.py).
+        scratch = 16 * self.case.dtype.itemsize * max(self.fft_size)
+        return operands + g * i * j * (sums * spectrum + real) + scratch
 
     @property
     def transient_bytes(self) -> int:
