@@ -1,4 +1,4 @@
-"""Every built-in suite, end to end on the cpu backend at batch 1: `make test-suites`, some minutes."""
+"""Every built-in suite, end to end on the cpu backend at batch 1: `make test-suites`, long."""
 
 import json
 
