@@ -11,7 +11,7 @@ run: $(VENV)/.run  ## AlexNet's convolutions on this CPU, by matrix products and
 test: $(VENV)/.test  ## the test suite, on two processes
 	$(BIN)/python -m pytest -q -n 2
 
-test-suites: $(VENV)/.test  ## every built-in suite, end to end at batch 1: long, an hour or so on 2 CPUs
+test-suites: $(VENV)/.test  ## every built-in suite, end to end at batch 1: long, a quarter of an hour on 2 CPUs
 	$(BIN)/python -m pytest -q -n 2 -m suites tests/test_every_suite.py
 
 fuzz: $(VENV)/.test  ## the fuzz tests with 100,000 cases of each property instead of 300
