@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import sys
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,42 +23,14 @@ from convbench.tasks import Selection, Task, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
 from convbench.timing import TimingOptions
 
-SUITE = parse_suite(
-    b"""
-schema = 1
-name = "tiny"
+sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
+from tiny import FPROP, SUITE, specs
 
-[defaults]
-batch = 2
-in_channels = 2
-out_channels = 3
-filter_size = 3
-
-[[problem]]
-name = "first"
-input_size = 6
-repeat = 4
-
-[[problem]]
-name = "second"
-input_size = [5, 7]
-batch = 1
-""",
-    "tiny.toml",
-)
-OTHER = replace(SUITE, name="other")
 OPTIONS = RunOptions(threads=1, max_memory=1 << 30, timing=TimingOptions(max_time_s=0.1))
-FPROP = Selection(passes=(ConvPass.FPROP,), globs=("first",))
 HEADER = {
     "type": "header", "schema_version": SCHEMA_VERSION, "convbench_version": "0", "created": "", "command": [],
     "suites": [], "seed": 0, "options": {}, "environment": {"libraries": {}, "blas": []}, "devices": {},
 }  # fmt: skip
-
-
-def specs(*algorithms, backend=None, **behaviour):
-    """The fake backend with these algorithms, as asked for by `-b fake`."""
-    backend = backend or FakeBackend(behaviour or None)
-    return [BackendSpec(backend, name) for name in algorithms or (None,)]
 
 
 def lines_of(found, options=OPTIONS):

@@ -1,6 +1,8 @@
 """Which rows there are to come, and what they need, on the fake backend."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,41 +12,14 @@ from convbench.errors import InputError
 from convbench.memory import operand_bytes, verification_bytes
 from convbench.problem import PRECISIONS, ConvPass, Dtype, Epilogue, Layout, MathMode
 from convbench.result import COLD, WARM
-from convbench.suite import load_suite, parse_suite
+from convbench.suite import load_suite
 from convbench.tasks import MAX_SETS, Selection, describe, groups_by_memory, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
 
-SUITE = parse_suite(
-    b"""
-schema = 1
-name = "tiny"
+sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
+from tiny import FPROP, SUITE, specs
 
-[defaults]
-batch = 2
-in_channels = 2
-out_channels = 3
-filter_size = 3
-
-[[problem]]
-name = "first"
-input_size = 6
-repeat = 4
-
-[[problem]]
-name = "second"
-input_size = [5, 7]
-batch = 1
-""",
-    "tiny.toml",
-)
 OTHER = replace(SUITE, name="other")
-FPROP = Selection(passes=(ConvPass.FPROP,), globs=("first",))
-
-
-def specs(*algorithms, backend=None, **behaviour):
-    """The fake backend with these algorithms, as asked for by `-b fake`."""
-    backend = backend or FakeBackend(behaviour or None)
-    return [BackendSpec(backend, name) for name in algorithms or (None,)]
 
 
 # Which cases
