@@ -17,14 +17,13 @@ from convbench import verify
 from convbench.backends import AUTO, PlanOptions
 from convbench.backends.cpu import CpuBackend, planner
 from convbench.backends.cpu.fft import FftPlan
+from convbench.backends.cpu.phases import axis_phases, phase_length
 from convbench.backends.cpu.planner import (
     DirectPlanner,
     FftPlanner,
     GemmPlanner,
-    axis_phases,
     chunk_extents,
     next_fast_length,
-    phase_length,
     pieces,
 )
 from convbench.errors import InputError, UnsupportedError

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING
 from convbench.backends import AUTO, Candidate, PlanOptions
 from convbench.backends.cpu import tiling
 from convbench.backends.cpu.choice import estimated_seconds
-from convbench.backends.cpu.planner import (
-    MAX_PHASES,
-    DirectPlanner,
-    FftPlanner,
-    GemmPlanner,
-    phase_count,
-)
+from convbench.backends.cpu.phases import MAX_PHASES, phase_count
+from convbench.backends.cpu.planner import DirectPlanner, FftPlanner, GemmPlanner
 from convbench.backends.cpu.tiling import WinogradPlanner
 from convbench.errors import UnsupportedError, unknown_name
 from convbench.machine import cpu_count

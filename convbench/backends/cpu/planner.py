@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from convbench.problem import Axis, Case, ConvPass, Epilogue, Layout, Problem
+from convbench.backends.cpu.phases import AxisPhase, axis_phases, phase_length
+from convbench.problem import Case, ConvPass, Epilogue, Layout, Problem
 from convbench.work import COMPLEX_MULTIPLY_ADD_FLOPS, Phase, Work, axis_hits, epilogue_flops, real_fft_flops
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ GATHER_BYTES = 8 << 20
 """Target size of a chunk's gathered matrix: stays in a last-level cache, long enough for a fast product."""
 WGRAD_GATHER_BYTES = 32 << 20
 """The same for wgrad, whose product sums over the chunk and adds the whole of dw once per chunk."""
-MAX_PHASES = 1024
-"""Most phases that a strided plane is decomposed into for the FFT; more are beyond any sensible use of it."""
 FFT_BYTES = 512 << 20
 """Largest workspace of the FFT, which holds whole planes and, where they fit, all filter spectra."""
 
@@ -222,51 +221,6 @@ def next_fast_length(target: int) -> int:
             three *= 3
         five *= 5
     return best
-
-
-@dataclass(frozen=True, slots=True)
-class AxisPhase:
-    """The part of a strided axis that keeps one residue modulo the stride (polyphase decomposition).
-
-    Tap first_tap + j·tap_step of the filter lands on element first_row + j·row_step of this phase, and element q of
-    the phase is input element start + q·stride, for q in [low, high).
-    """
-
-    first_tap: int
-    tap_step: int
-    first_row: int
-    row_step: int
-    start: int
-    low: int
-    high: int
-
-
-def axis_phases(axis: Axis) -> tuple[AxisPhase, ...]:
-    """The phases of an axis that hold at least one tap.
-
-    With u = tap·dilation = a + stride·b, output p reads element p + b of phase a, whose element q is input a − before +
-    stride·q: a stride-1 correlation for each residue a.
-    """
-    common = math.gcd(axis.stride, axis.dilation)
-    tap_step, row_step = axis.stride // common, axis.dilation // common
-    phases = []
-    for tap in range(phase_count(axis)):
-        row, residue = divmod(tap * axis.dilation, axis.stride)
-        start = residue - axis.before
-        low = max(0, -(start // axis.stride))
-        high = min(phase_length(axis), (axis.input - 1 - start) // axis.stride + 1)
-        phases.append(AxisPhase(tap, tap_step, row, row_step, start, low, max(low, high)))
-    return tuple(phases)
-
-
-def phase_count(axis: Axis) -> int:
-    """Length of `axis_phases`, without making them."""
-    return min(axis.filter, axis.stride // math.gcd(axis.stride, axis.dilation))
-
-
-def phase_length(axis: Axis) -> int:
-    """Elements of one phase that the outputs read."""
-    return axis.output + axis.reach // axis.stride
 
 
 @dataclass(frozen=True)
