@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from convbench.backends import AUTO, Candidate, PlanOptions
+from convbench.accuracy import SUM_ACCURACY
+from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions
 from convbench.backends.cpu import tiling
-from convbench.backends.cpu.choice import estimated_seconds
+from convbench.backends.cpu.choice import ESTIMATED, estimated_seconds
 from convbench.backends.cpu.phases import MAX_PHASES, phase_count
 from convbench.backends.cpu.planner import DirectPlanner, FftPlanner, GemmPlanner
-from convbench.backends.cpu.tiling import WinogradPlanner
+from convbench.backends.cpu.tiled_planner import TiledPlanner
 from convbench.errors import UnsupportedError, unknown_name
 from convbench.machine import cpu_count
 from convbench.problem import PRECISIONS, Case, ConvPass, Layout
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
     from convbench.backends import Device, Plan
     from convbench.operands import Operands
 
-PLANNERS: dict[str, Callable[[Case], DirectPlanner | GemmPlanner | FftPlanner | WinogradPlanner]] = {
+PLANNERS: dict[str, Callable[[Case], DirectPlanner | GemmPlanner | FftPlanner | TiledPlanner]] = {
     "direct": DirectPlanner,
     "gemm": GemmPlanner,
     "fft": FftPlanner,
-    "winograd": lambda case: WinogradPlanner(case, cpu_count()),  # its workspace grows with the threads
+    # Workspaces that grow with the threads.
+    **{name: partial(TiledPlanner, family=name, threads=cpu_count()) for name in tiling.FAMILIES},
 }
 
 
@@ -47,23 +50,25 @@ class CpuBackend:
 
         return CpuDevice()
 
-    def algorithms(self, case: Case) -> list[Candidate]:
-        """The algorithms, and `auto`, which takes gemm or fft."""
+    def algorithms(self, case: Case, options: PlanOptions = DEFAULTS) -> list[Candidate]:
+        """The algorithms, and `auto`, which takes the one of the least estimated time that is exact enough."""
         reason = _reason(case)
         if reason:
             return [Candidate(name, reason) for name in (AUTO, *PLANNERS)]
         tensors = _tensor_bytes(case)
-        found = {name: _candidate(name, case, tensors) for name in PLANNERS}
-        chosen = choose(case, cpu_count())
-        larger = max((found[chosen], found[choose(case, threads=1)]), key=lambda candidate: candidate.memory_bytes)
-        return [replace(larger, algorithm=AUTO, resolves_to=chosen), *found.values()]
+        found = [_candidate(name, case, tensors, options.threads) for name in PLANNERS]
+        chosen = min(
+            (c for c in found if c.estimated_s is not None and c.accuracy <= options.accuracy),
+            key=lambda candidate: candidate.estimated_s or 0.0,
+        )
+        return [replace(chosen, algorithm=AUTO, resolves_to=chosen.algorithm), *found]
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
         """The case made ready; `auto` takes the algorithm of the least estimated time."""
         if reason := _reason(case, algorithm):
             raise UnsupportedError(reason)
         if algorithm == AUTO:
-            algorithm = choose(case, options.threads)
+            algorithm = self.algorithms(case, options)[0].resolves_to or ""
         if algorithm == "direct":
             from convbench.backends.cpu.plans import DirectPlan
 
@@ -76,33 +81,30 @@ class CpuBackend:
             from convbench.backends.cpu.fft import FftPlan
 
             return FftPlan(case, operands, options)
-        if algorithm == "winograd":
-            from convbench.backends.cpu.winograd import WinogradPlan
+        if algorithm in tiling.FAMILIES:
+            from convbench.backends.cpu.tiled import TiledPlan
 
-            return WinogradPlan(case, operands, options)
+            return TiledPlan(case, operands, options, algorithm)
         raise unknown_name("algorithm", algorithm, [AUTO, *PLANNERS], where=" of backend cpu")
 
 
-def choose(case: Case, threads: int) -> str:
-    """Gemm or fft, by the estimate of `choice.estimated_seconds`."""
-    if _reason(case, "fft"):
-        return "gemm"
-    return min(("gemm", "fft"), key=lambda name: estimated_seconds(name, PLANNERS[name](case).work(), threads))
-
-
-def _candidate(name: str, case: Case, tensor_bytes: int) -> Candidate:
+def _candidate(name: str, case: Case, tensor_bytes: int, threads: int) -> Candidate:
     if reason := _reason(case, name):
         return Candidate(name, reason)
     planner = PLANNERS[name](case)
-    return Candidate(name, None, tensor_bytes + planner.workspace_bytes, planner.transient_bytes)
+    return Candidate(
+        name, memory_bytes=tensor_bytes + planner.workspace_bytes, transient_bytes=planner.transient_bytes,
+        accuracy=getattr(planner, "accuracy", SUM_ACCURACY),
+        estimated_s=estimated_seconds(name, planner.work(), threads) if name in ESTIMATED else None,
+    )  # fmt: skip
 
 
 def _reason(case: Case, algorithm: str = AUTO) -> str | None:
     if case.precision not in {"fp32", "fp64"}:
         names = ", ".join(name for name in PRECISIONS if name in {"fp32", "fp64"})
         return f"NumPy has no {case.precision} arithmetic; the cpu backend computes in {names}"
-    if algorithm == "winograd":
-        return tiling.reason(case)
+    if algorithm in tiling.FAMILIES:
+        return tiling.reason(case, algorithm)
     phases = math.prod(map(phase_count, case.problem.axes)) if algorithm == "fft" else 1
     if phases > MAX_PHASES:
         return f"the stride splits a plane into {phases} phases, more than {MAX_PHASES}"

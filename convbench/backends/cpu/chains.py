@@ -1,0 +1,65 @@
+"""Products with small matrices, one after the other, between two buffers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from convbench.backends.cpu.transforms import Step
+
+SMALL_PRODUCT = 1_000_000
+"""Multiply-adds up to which OpenBLAS takes its kernels for small matrices, which pack nothing: on products with a small
+matrix, and on those of a few dozen rows, up to twice as fast as the others."""
+LEAST_WIDTH, MOST_WIDTH = 64, 2048
+"""Columns of a part of a product with a small matrix."""
+
+
+def slots(data: NDArray[Any], shape: Sequence[int], slot: int) -> NDArray[Any]:
+    """A buffer as an array of this shape, whose rows of so many elements as fit are `slot` elements apart."""
+    size, place = 1, len(shape)
+    while place > 0 and size * shape[place - 1] <= slot:
+        place -= 1
+        size *= shape[place]
+    rows = math.prod(shape[:place])
+    return np.reshape(data[: rows * slot].reshape(rows, slot)[:, :size], shape, copy=False)
+
+
+def chain(
+    matrices: Sequence[NDArray[Any]], steps: Sequence[Step], data: NDArray[Any], spare: NDArray[Any], rest: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Takes the steps, in order, on (lengths…, rest): the buffers, the one with the result first."""
+    for step in steps:
+        after = step.after * rest
+        out = spare[: step.before * step.rows * after].reshape(step.before, step.rows, after)
+        source = data[: step.before * step.columns * after].reshape(step.before, step.columns, after)
+        wide_product(matrices[step.axis], source, out)
+        data, spare = spare, data
+    return data, spare
+
+
+def wide_product(matrix: NDArray[Any], source: NDArray[Any], out: NDArray[Any]) -> None:
+    """Writes matrix (m, k) @ source (n, k, columns), in parts of columns that are small products."""
+    (rows, inner), width = matrix.shape, source.shape[2]
+    most = min(MOST_WIDTH, SMALL_PRODUCT // max(1, rows * inner))
+    if width <= most or most < LEAST_WIDTH:
+        np.matmul(matrix, source, out=out)
+        return
+    size = -(-width // -(-width // most))
+    size = min(most, -(-size // 16) * 16)
+    whole = width // size * size
+    np.matmul(matrix, _in_parts(source[..., :whole], size), out=_in_parts(out[..., :whole], size))
+    if whole < width:
+        np.matmul(matrix, source[..., whole:], out=out[..., whole:])
+
+
+def _in_parts(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """(n, rows, columns) as (n, parts, rows, size), a view."""
+    parts = np.reshape(array, (*array.shape[:2], array.shape[2] // size, size), copy=False)
+    return parts.swapaxes(1, 2)
