@@ -285,7 +285,7 @@ def test_random_problems_raise_no_alarm():
 
 
 def small_chunks(monkeypatch, budget):
-    monkeypatch.setattr(tiled_planner, "CHUNK_BYTES", (0, budget))
+    monkeypatch.setattr(tiling, "CHUNK_BYTES", (0, budget))
     monkeypatch.setattr(tiled_planner, "BLOCK_BYTES", budget)
 
 
@@ -494,7 +494,7 @@ def test_workspace_of_large_layers_is_bounded(conv_pass, family):
         if reason(case, family) is not None:
             continue
         planner = TiledPlanner(case, family, threads=2)
-        buffers = 2 * planner.buffers * tiled_planner.CHUNK_BYTES[1] * 2
+        buffers = 2 * planner.buffers * tiling.CHUNK_BYTES[1] * 2
         assert planner.workspace_bytes < 3 * tiling.FILTER_BYTES + buffers
 
 
@@ -513,7 +513,7 @@ def test_flops_are_those_of_the_products(threads, monkeypatch):
         counted += 2 * out.size  # a product of a sum of one
         return scale(a, b, out=out)
 
-    monkeypatch.setattr(tiled_planner, "CHUNK_BYTES", (0, 20_000))
+    monkeypatch.setattr(tiling, "CHUNK_BYTES", (0, 20_000))
     monkeypatch.setattr(tiled_planner, "PAGE_BYTES", 1 << 60)  # the spare elements of rows are no work
     checked = 0
     for case, family in supported(seed=11, count=200):

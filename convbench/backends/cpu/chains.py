@@ -21,14 +21,21 @@ LEAST_WIDTH, MOST_WIDTH = 64, 2048
 """Columns of a part of a product with a small matrix."""
 
 
-def slots(data: NDArray[Any], shape: Sequence[int], slot: int) -> NDArray[Any]:
-    """A buffer as an array of this shape, whose rows of so many elements as fit are `slot` elements apart."""
+def slots(data: NDArray[Any], shape: Sequence[int], slot: int, *, clear: bool = False) -> NDArray[Any]:
+    """A buffer as an array of this shape, whose rows of so many elements as fit are `slot` elements apart.
+
+    `clear` writes zeros to the spare elements: a chain takes them along, and what is left there from another array
+    would grow with each run until it overflows.
+    """
     size, place = 1, len(shape)
     while place > 0 and size * shape[place - 1] <= slot:
         place -= 1
         size *= shape[place]
     rows = math.prod(shape[:place])
-    return np.reshape(data[: rows * slot].reshape(rows, slot)[:, :size], shape, copy=False)
+    array = data[: rows * slot].reshape(rows, slot)
+    if clear and size < slot:
+        array[:, size:] = 0
+    return np.reshape(array[:, :size], shape, copy=False)
 
 
 def chain(

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from convbench.backends import ErrorBound
 from convbench.backends.cpu.chains import chain, slots, wide_product
 from convbench.backends.cpu.plans import CpuPlan
+from convbench.backends.cpu.split import Places
 from convbench.backends.cpu.threads import blas_threads, spread
 from convbench.backends.cpu.tiled_planner import Block, Box, Piece, TiledPlanner, slices
 from convbench.backends.cpu.transforms import Winograd, transposed
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convbench.backends import PlanOptions
-    from convbench.backends.cpu.split import Places
     from convbench.backends.cpu.transforms import Step
     from convbench.operands import Operands
 
@@ -130,7 +130,7 @@ class TiledPlan(CpuPlan):
         """
         rest = rows[0].size
         shape = (step.before, step.columns, step.after, rest)
-        block = slots(data, shape, self.planner.slot(rest)).swapaxes(1, 2)
+        block = slots(data, shape, self.planner.slot(rest), clear=True).swapaxes(1, 2)
         spectrum = np.reshape(rows, (step.before, step.rows, step.after, rest), copy=False).swapaxes(1, 2)
         matrix = self._filter[step.axis]
         for source, target in zip(spectrum, block, strict=True) if inverse else zip(block, spectrum, strict=True):
@@ -145,7 +145,7 @@ class TiledPlan(CpuPlan):
             shape = (*taps, groups, phases, channels, p.out_channels // p.groups)
         else:
             shape = (*taps, groups, channels, self.planner.phases, p.in_channels // p.groups)
-        return slots(data, shape, self.planner.slot(part.rows * self.planner.filter_shape[1]))
+        return slots(data, shape, self.planner.slot(part.rows * self.planner.filter_shape[1]), clear=True)
 
     def _filter_parts(self, block: NDArray[Any], part: Block) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Per phase: filters of w, taps first, flipped in dgrad; and their places in a block."""
@@ -185,7 +185,8 @@ class TiledPlan(CpuPlan):
 
     def _tiles(self, data: NDArray[Any], tiles: int, channels: int) -> NDArray[Any]:
         """A buffer as (points, tiles, channels)."""
-        return slots(data, (self.planner.points, tiles, channels), self.planner.slot(tiles * channels))
+        slot = self.planner.slot(tiles * channels)
+        return slots(data, (self.planner.points, tiles, channels), slot, clear=True)
 
     def _multiply(self, source: NDArray[Any], target: NDArray[Any]) -> None:
         """(points, tiles, channels read) by the transformed filters to (points, tiles, channels written)."""
@@ -230,14 +231,14 @@ class TiledPlan(CpuPlan):
         slot = planner.slot(_tiles(box) * planner.channels[0])
         lengths = planner.lengths(box.pieces)
         if single:
-            self._strip(box, tensor, is_x, starts, sizes, data, slot)
+            self._strip(box, tensor, is_x, starts, sizes, data, spare, slot)
         else:
-            strip = self._strip(box, tensor, is_x, starts, sizes, spare)
+            strip = self._strip(box, tensor, is_x, starts, sizes, spare, data)
             *spatial, image, channel = strip.strides
             steps = [stride * tile.m for stride, tile in zip(spatial, tiles, strict=True)]
             shape = (*lengths, *(piece.tiles for piece in box.pieces), *strip.shape[-2:])
             cut = as_strided(strip, shape, (*spatial, *steps, image, channel), writeable=False)
-            slots(data, shape, slot)[...] = cut
+            slots(data, shape, slot, clear=True)[...] = cut
         matrices = [
             _columns(matrix, piece, planner.transform.pairs(axis))
             for axis, (matrix, piece) in enumerate(zip(self._forward, box.pieces, strict=True))
@@ -252,13 +253,21 @@ class TiledPlan(CpuPlan):
         starts: Sequence[int],
         sizes: Sequence[int],
         buffer: NDArray[Any],
+        other: NDArray[Any],
         slot: int | None = None,
     ) -> NDArray[Any]:
         """`sizes` elements from `starts` of a tensor, as (sizes…, images, channels), 0 where there are none."""
         images = _length(box.images)
         phases = self.planner.phases if is_x else 1
         channels = (tensor.shape[1], phases, tensor.shape[2])
-        strip = slots(buffer, (*sizes, images, *channels), slot or images * math.prod(channels))
+        strip = slots(buffer, (*sizes, images, *channels), slot or images * math.prod(channels), clear=True)
+        if is_x and self.planner.deepens:
+            deep, plane, where, inside = self._deepened(box, starts, sizes, other)
+            if plane[inside].shape != plane.shape:
+                plane.fill(0)
+            plane[inside] = np.moveaxis(tensor[where], (1, 2), (-2, -1))
+            np.copyto(np.reshape(strip, deep.shape, copy=False), deep)
+            return np.reshape(strip, (*sizes, images, -1), copy=False)
         windows = [
             [p.window(start, size) for p, start, size in zip(places, starts, sizes, strict=True)]
             for places in self._places(box, is_x)
@@ -271,6 +280,32 @@ class TiledPlan(CpuPlan):
                 source = tensor[index(box.images, slice(None), slice(None), *where)]
                 strip[index(*inside, slice(None), slice(None), place)] = np.moveaxis(source, (0, 1, 2), (-3, -2, -1))
         return np.reshape(strip, (*sizes, images, -1), copy=False)
+
+    def _deepened(
+        self, box: Box, starts: Sequence[int], sizes: Sequence[int], buffer: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], tuple[Any, ...], tuple[Any, ...]]:
+        """Space to depth: all phases of a part of x at once, which without dilation lie side by side.
+
+        Gives a view of a buffer as (elements…, images, groups, phases…, channels), the same as a piece of the plane
+        (images, spatial…, groups, channels), and what of x and of the piece meet in.
+        """
+        p, splits = self.case.problem, self.planner.splits
+        steps = [split.axis.stride for split in splits]
+        lengths = [size * step for size, step in zip(sizes, steps, strict=True)]
+        shape = (_length(box.images), *lengths, p.groups, p.in_channels // p.groups)
+        plane = buffer[: math.prod(shape)].reshape(shape)
+        windows = [
+            Places(-split.axis.before, 1, split.axis.input).window(start * step, length)
+            for split, start, step, length in zip(splits, starts, steps, lengths, strict=True)
+        ]
+        inside, where = zip(*windows, strict=True)
+        ndim = len(splits)
+        pairs = [extent for pair in zip(sizes, steps, strict=True) for extent in pair]
+        deep = plane.reshape(shape[0], *pairs, *shape[-2:])
+        phases = [part for split in splits for part in (slice(None), slice(0, split.phases))]
+        deep = deep[(slice(None), *phases)]
+        order = (*range(1, 2 * ndim, 2), 0, 2 * ndim + 1, *range(2, 2 * ndim + 1, 2), 2 * ndim + 2)
+        return deep.transpose(order), plane, (box.images, slice(None), slice(None), *where), (slice(None), *inside)
 
     def _places(self, box: Box, is_x: bool) -> Iterator[list[Places]]:
         """Per phase of x, or once for y: where the elements of each axis lie."""
@@ -290,10 +325,10 @@ class TiledPlan(CpuPlan):
         sizes = [_outputs(piece, tile.m) for piece, tile in zip(box.pieces, tiles, strict=True)]
         slot = planner.slot(_tiles(box) * planner.channels[1])
         if single:
-            self._strip(box, self.y, False, starts, sizes, data, slot)
+            self._strip(box, self.y, False, starts, sizes, data, spare, slot)
         else:
-            cut = _by_position(self._strip(box, self.y, False, starts, sizes, spare), box)
-            slots(data, cut.shape, slot)[...] = cut
+            cut = _by_position(self._strip(box, self.y, False, starts, sizes, spare, data), box)
+            slots(data, cut.shape, slot, clear=True)[...] = cut
         outputs = [piece.outputs for piece in box.pieces]
         steps = transposed(planner.transform.inverse(outputs))
         matrices = [matrix.T for matrix in self._inverses(box)]
@@ -308,9 +343,11 @@ class TiledPlan(CpuPlan):
         sizes = [_outputs(piece, tile.m) for piece, tile in zip(box.pieces, tiles, strict=True)]
         images = _length(box.images)
         slot = planner.slot(_tiles(box) * written)
+        other = spare
         if all(piece.tiles == 1 for piece in box.pieces):
             strip = slots(data, (*sizes, images, written), slot)
         else:
+            other = data
             strip = slots(spare, (*sizes, images, written), images * written)
             cut = _by_position(strip, box)
             cut[...] = slots(data, cut.shape, slot)
@@ -320,6 +357,13 @@ class TiledPlan(CpuPlan):
             axis.writes_from + piece.first * tile.m
             for axis, piece, tile in zip(planner.axes, box.pieces, tiles, strict=True)
         ]
+        if is_x and planner.deepens:
+            deep, plane, where, inside = self._deepened(box, starts, sizes, other)
+            if planner.leaves_gaps:
+                plane.fill(0)
+            deep[...] = np.reshape(strip, deep.shape, copy=False)
+            tensor[where] = np.moveaxis(plane[inside], (-2, -1), (1, 2))
+            return
         by_phase = np.reshape(strip, (*strip.shape[:-1], tensor.shape[1], -1, tensor.shape[2]), copy=False)
         for place, places in enumerate(self._places(box, is_x)):
             windows = [p.window(start, size) for p, start, size in zip(places, starts, sizes, strict=True)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convbench.backends.cpu.planner import chunk_extents, pieces
 from convbench.backends.cpu.split import Split
-from convbench.backends.cpu.tiling import TileAxis, Tiling, best_tiling, correlation, reason
+from convbench.backends.cpu.tiling import TileAxis, Tiling, best_tiling, chunk_tiles, correlation, reason, size_of
 from convbench.errors import UnsupportedError
 from convbench.problem import Case, ConvPass, Layout
 
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from convbench.backends.cpu.transforms import Step, Transform
     from convbench.work import Work
 
-CHUNK_TILES = 128
-"""Tiles per product that are aimed at: long enough for a fast product, within CHUNK_BYTES."""
-CHUNK_BYTES = (2 << 20, 16 << 20)
-"""Least and most bytes of one thread's transformed tiles and products; wgrad, which sums over the tiles of a chunk and
-adds the whole filter once per chunk, takes twice the tiles and bytes."""
 PAGE_BYTES, LINE_BYTES = 4096, 64
 BLOCK_BYTES = 1 << 20
 """Filter elements transformed at once, and products added at once in wgrad."""
@@ -129,6 +124,11 @@ class TiledPlanner:
         return math.prod(split.residues for split in self.splits)
 
     @property
+    def deepens(self) -> bool:
+        """Whether x has phases that lie side by side in it."""
+        return self.phases > 1 and all(split.axis.dilation == 1 for split in self.splits)
+
+    @property
     def leaves_gaps(self) -> bool:
         """Whether dx has elements that no tile writes, since no tap reaches them."""
         return any(
@@ -180,10 +180,7 @@ class TiledPlanner:
     @cached_property
     def extent(self) -> tuple[int, ...]:
         """Images, and tiles per axis, of one chunk; at least one chunk a thread where there are as many tiles."""
-        per_tile = self.points * sum(self.channels) * self.case.dtype.itemsize
-        scale = 2 if self.case.conv_pass is ConvPass.WGRAD else 1
-        least, most = CHUNK_BYTES
-        tiles = max(1, scale * min(max(CHUNK_TILES * per_tile, least), most) // per_tile)
+        tiles = chunk_tiles(self.transform, size_of(self.case))
         images = self.case.problem.batch
         share = pieces(images * math.prod(self.counts), self.threads)
         budget = max(1, pieces(share, pieces(share, tiles) or 1))
@@ -312,13 +309,17 @@ class TiledPlanner:
         """Elements of one buffer: the most that a chunk takes on its way, channels included."""
         read, written = self.channels
         images, most = min(self.extent[0], self.case.problem.batch), 0
+        steps = math.prod(self.case.problem.stride)
         for cut in self.shapes:
             tiles = images * math.prod(piece.tiles for piece in cut)
             ahead = [math.prod(self.lengths(cut)), *map(_result, self.transform.forward(self.lengths(cut)))]
             outputs = [piece.outputs for piece in cut]
             back = [math.prod(outputs), self.points, *map(_result, self.transform.inverse(outputs))]
+            if self.deepens:
+                outer = strip_of_outputs(cut) if self.case.conv_pass is ConvPass.DGRAD else strip_elements(cut)
+                most = max(most, images * outer * self.case.problem.in_channels * steps)
             most = max(most, self.slot(tiles * read) * max(ahead), self.slot(tiles * written) * max(back),
-                       images * read * strip_elements(cut), images * written * _strip_of_outputs(cut))  # fmt: skip
+                       images * read * strip_elements(cut), images * written * strip_of_outputs(cut))  # fmt: skip
         return most
 
     @property
@@ -362,7 +363,8 @@ def strip_elements(cut: tuple[Piece, ...]) -> int:
     return math.prod(piece.high - piece.low for piece in cut)
 
 
-def _strip_of_outputs(cut: tuple[Piece, ...]) -> int:
+def strip_of_outputs(cut: tuple[Piece, ...]) -> int:
+    """Outputs per image and channel of a chunk."""
     return math.prod(piece.tiles * piece.outputs for piece in cut)
 
 

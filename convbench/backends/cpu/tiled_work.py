@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from convbench.backends.cpu.planner import pieces
-from convbench.backends.cpu.tiled_planner import strip_elements
+from convbench.backends.cpu.tiled_planner import strip_elements, strip_of_outputs
 from convbench.problem import ConvPass
 from convbench.work import Phase, Work, epilogue_flops
 
@@ -46,6 +46,8 @@ def _tiles_phase(planner: TiledPlanner, name: str, *, inverse: bool, flops: int 
         copied = 2 * tiles * math.prod(lengths)
         if tiles > 1:
             copied += 2 * (tiles * math.prod(lengths) if inverse else strip_elements(cut))
+        if planner.deepens and inverse == (planner.case.conv_pass is ConvPass.DGRAD):  # x is copied twice
+            copied += 2 * (strip_of_outputs(cut) if inverse else strip_elements(cut))
         moved += count * (copied + tiles * sum(step.moved for step in steps))
         launches += count * (1 + (tiles > 1) + len(steps))
     half = images * moved * channels * planner.case.dtype.itemsize // 2

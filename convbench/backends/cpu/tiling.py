@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 from convbench.backends.cpu.bilinear import MAX_TILE
 from convbench.backends.cpu.planner import pieces
 from convbench.backends.cpu.split import Split
-from convbench.backends.cpu.transforms import Dft, Tile, Transform, Winograd
+from convbench.backends.cpu.transforms import Dft, Step, Tile, Transform, Winograd
 from convbench.problem import Case, ConvPass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_GROWTH = {1e-6: 12.0, 1e-5: 120.0, 1e-4: 1200.0}
+MAX_GROWTH = {1e-6: 6.0, 1e-5: 120.0, 1e-4: 1000.0}
 """Most that a tile may round worse than a plain sum of products to stay within a relative L2 error in fp32.
 
-Of F(m, 3) on two axes the first admits m = 2, the second m up to 6, the third m = 7; benchmarks/winograd.py prints the
-errors.
+Of F(m, 3) on two axes the first admits m = 2, the second m up to 6, the third m = 7; benchmarks/tiles.py prints the errors.
 """
 FAMILIES = {"winograd-1e-6": 1e-6, "winograd": 1e-5, "winograd-1e-4": 1e-4, "dft": 1e-6}
 """The algorithms on transformed tiles, and the tier that each keeps."""
@@ -32,17 +31,26 @@ MAX_LENGTH = 96
 MAX_OPTIONS = 12
 """Tile lengths tried per axis for the DFT."""
 
-# What tile sizes are chosen by, in seconds on one thread; round figures from an AVX-512 server. Only their ratios
-# matter, and nothing that is reported rests on them.
-PRODUCT_S = 1 / 110e9
-"""A multiply-add of a large product."""
-TRANSFORM_S = 1 / 60e9
-"""A multiply-add of a product with a small matrix."""
-MOVE_S = 0.03e-9
-"""An element read or written by such a product."""
-COPY_S = 0.15e-9
-"""An element copied, between tensor and tile."""
-FILTER_S = 0.12e-9
+CHUNK_TILES = {Winograd: 128, Dft: 16}
+"""Tiles of a chunk that are aimed at, within CHUNK_BYTES: long enough for a fast product, few enough for a cache."""
+CHUNK_BYTES = (2 << 20, 16 << 20)
+"""Least and most bytes of one thread's transformed tiles and products; wgrad, which sums over the tiles of a chunk and
+adds the whole filter once per chunk, takes twice the tiles and bytes."""
+
+# What tile sizes are chosen by: seconds on one thread, fitted (non-negative least squares of relative errors, which
+# have a standard deviation of 16 %) to 240 measured plans on an AVX-512 server; benchmarks/tiles.py prints the fit of
+# this machine. Only their ratios matter, and nothing that is reported rests on them.
+PRODUCT_S = 0.024e-9
+"""A multiply-add of the product."""
+TRANSFORM_S = 0.031e-9
+"""A multiply-add of a product with a small matrix, by which tiles are transformed."""
+MOVE_S = 0.012e-9
+"""An element that it reads or writes."""
+COPY_S = 0.22e-9
+"""An element copied between a tensor and tiles."""
+FILTER_MOVE_S = 0.23e-9
+"""An element read or written by a step of the filter's transform."""
+FILTER_READ_S = 0.28e-9
 """An element of the transformed filter that a chunk reads."""
 
 
@@ -87,13 +95,17 @@ def correlation(case: Case) -> tuple[TileAxis, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What there is to do, beside the axes: images (residues among them), channels, and filters per point."""
+    """What there is to do, beside the axes: images (residues among them), channels, and filters per point.
+
+    `sums` says that the product sums over tiles, as in wgrad.
+    """
 
     images: int
     read: int
     written: int
     filters: int
     itemsize: int
+    sums: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +129,19 @@ class Tiling:
 
 def best_tiling(case: Case, family: str) -> Tiling | None:
     """Tiles of least estimated time within the accuracy of `family`, or None where there are none."""
+    return _best(correlation(case), size_of(case), family)
+
+
+def size_of(case: Case) -> Size:
+    """What there is to do in a case."""
     p = case.problem
     splits = list(map(Split, p.axes))
     phases = math.prod(split.phases for split in splits)
     x, y = p.in_channels * phases, p.out_channels
     read, written = (y, x) if case.conv_pass is ConvPass.DGRAD else (x, y)
-    size = Size(p.batch * math.prod(split.residues for split in splits), read, written,
-                p.out_channels * (p.in_channels // p.groups) * phases, case.dtype.itemsize)  # fmt: skip
-    return _best(correlation(case), size, family)
+    images = p.batch * math.prod(split.residues for split in splits)
+    filters = p.out_channels * (p.in_channels // p.groups) * phases
+    return Size(images, read, written, filters, case.dtype.itemsize, case.conv_pass is ConvPass.WGRAD)
 
 
 @lru_cache(maxsize=4096)
@@ -133,13 +150,18 @@ def _best(axes: tuple[TileAxis, ...], size: Size, family: str) -> Tiling | None:
         return None
     accuracy = FAMILIES[family]
     best: Tiling | None = None
-    for transform in _winograds(axes, accuracy) if family.startswith("winograd") else _dfts(axes):
+    for transform in transforms(axes, family):
         if transform.points * size.filters * size.itemsize > FILTER_BYTES:
             continue
-        seconds = _seconds(transform, axes, size)
-        if best is None or seconds < best.seconds:
-            best = Tiling(transform, accuracy, seconds)
+        estimate = seconds(transform, axes, size)
+        if best is None or estimate < best.seconds:
+            best = Tiling(transform, accuracy, estimate)
     return best
+
+
+def transforms(axes: tuple[TileAxis, ...], family: str) -> Iterator[Transform]:
+    """What a family may take."""
+    return _dfts(axes) if family == "dft" else _winograds(axes, FAMILIES[family])
 
 
 def _winograds(axes: tuple[TileAxis, ...], accuracy: float) -> Iterator[Winograd]:
@@ -177,24 +199,31 @@ def _dft_tiles(axis: TileAxis) -> list[Tile]:
     return found
 
 
-def _seconds(transform: Transform, axes: tuple[TileAxis, ...], size: Size) -> float:
-    """Of transforms, copies and products on one thread."""
+def chunk_tiles(transform: Transform, size: Size) -> int:
+    """Tiles of a chunk, at most."""
+    per_tile = transform.points * (size.read + size.written) * size.itemsize
+    least, most = CHUNK_BYTES
+    scale = 2 if size.sums else 1
+    return max(1, scale * min(max(CHUNK_TILES[type(transform)] * per_tile, least), most) // per_tile)
+
+
+def seconds(transform: Transform, axes: tuple[TileAxis, ...], size: Size) -> float:
+    """Of copies, transforms and products on one thread."""
     tiles = size.images * math.prod(pieces(a.outputs, t.m) for a, t in zip(axes, transform.tiles, strict=True))
     # What is outside the tensor is hardly ever transformed: tiles at the edges are pruned.
-    shares = [(a.inside[1] - a.inside[0]) / (a.outputs + a.taps - 1) for a in axes]
-    forward = transform.forward([tile.reads for tile in transform.tiles])
-    inverse = transform.inverse([tile.m for tile in transform.tiles])
-    each = 0.0
-    for steps, channels, share in (forward, size.read, math.prod(shares)), (inverse, size.written, 1.0):
-        ends = [math.prod(tile.reads if channels == size.read else tile.m for tile in transform.tiles)]
-        each += channels * share * (2 * COPY_S * ends[0] + sum(_step_seconds(s.macs, s.moved) for s in steps))
-    products = transform.points * size.filters
-    filters = sum(_step_seconds(step.macs, step.moved) for step in transform.filter()) * size.filters
-    return tiles * (each + products * PRODUCT_S) + filters + (1 + tiles / 256) * products * FILTER_S
+    inside = math.prod((a.inside[1] - a.inside[0]) / (a.outputs + a.taps - 1) for a in axes)
+    reads, writes = ([getattr(tile, name) for tile in transform.tiles] for name in ("reads", "m"))
+    each = size.read * inside * _transform_seconds(transform.forward(reads), math.prod(reads))
+    each += size.written * _transform_seconds(transform.inverse(writes), math.prod(writes))
+    filters = transform.points * size.filters
+    moved = sum(step.moved for step in transform.filter())
+    total = tiles * (each + filters * PRODUCT_S) + moved * size.filters * FILTER_MOVE_S
+    return total + pieces(tiles, chunk_tiles(transform, size)) * filters * FILTER_READ_S
 
 
-def _step_seconds(macs: int, moved: int) -> float:
-    return max(macs * TRANSFORM_S, moved * MOVE_S)
+def _transform_seconds(steps: list[Step], copied: int) -> float:
+    """Per tile and channel."""
+    return copied * COPY_S + sum(step.macs * TRANSFORM_S + step.moved * MOVE_S for step in steps)
 
 
 def reason(case: Case, family: str) -> str | None:
