@@ -4,23 +4,23 @@ What a line must hold is checked here, and only here: a journal folds each line 
 written can be read, and what was read can be shown.
 """
 
-from __future__ import annotations
-
-import marshal
+import json
+from collections.abc import Callable
+from functools import partial
 from sys import intern
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Required, TypedDict
 
-from convbench.backends import Sample
+import msgspec
+from msgspec import Meta, Raw, Struct, defstruct
+from msgspec.structs import asdict
+
+from convbench.accuracy import DEFAULT_ACCURACY
+from convbench.backends import AUTO
 from convbench.errors import InputError, printable, shown
-from convbench.problem import MAX_EXTENT
+from convbench.problem import MAX_EXTENT, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import Row, RowKey, Run, Status
-from convbench.timing import Round
-from convbench.work import Work
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from convbench.problem import Case
+from convbench.timing import Columns, Round
+from convbench.work import Phase, Work
 
 
 def upgrade_1_to_2(entry: dict[str, Any]) -> dict[str, Any]:
@@ -28,9 +28,18 @@ def upgrade_1_to_2(entry: dict[str, Any]) -> dict[str, Any]:
     return entry | {"process": 0} if entry["type"] == "round" else entry
 
 
-# Schema history.  1: first public version.  2: `round` lines gained `process`.
-SCHEMA_VERSION = 2
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: upgrade_1_to_2}
+def upgrade_2_to_3(entry: dict[str, Any]) -> dict[str, Any]:
+    """`auto` was free to take algorithms of what is the default accuracy now."""
+    if entry["type"] != "case":
+        return entry
+    accuracy = DEFAULT_ACCURACY if entry["key"]["algorithm"] == AUTO else None
+    return entry | {"key": entry["key"] | {"accuracy": accuracy}}
+
+
+# Schema history.  1: first public version.  2: `round` lines gained `process`.  3: keys gained `accuracy`; `phases`
+# lines.
+SCHEMA_VERSION = 3
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: upgrade_1_to_2, 2: upgrade_2_to_3}
 """One step of the ladder per old version: applied to every line, tested on a committed file of that version."""
 
 MOST = 1e100
@@ -39,67 +48,123 @@ MOST_SECONDS = 1e12
 LEAST_SECONDS = 1e-15
 """No time but 0 is shorter, so that rates do not overflow."""
 
-_TEXT = (str,)
-_WHOLE = (int,)
-_TABLE = (dict,)
-_LIST = (list,)
-_TEXT_OR_NONE = (str, type(None))
-_NUMBER_OR_NONE = (int, float, type(None))
-_NUMBERS = (int, float)
-_NESTED = (str, dict, list)
+Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0)]  # at most MOST too, which is more than `le` can say
+Extent = Annotated[int, Meta(ge=1, le=MAX_EXTENT)]
+Number = Annotated[float, Meta(ge=-MOST, le=MOST)]
+Seconds = Annotated[float, Meta(ge=0, le=MOST_SECONDS)]  # at least LEAST_SECONDS too, or 0
 
-# What readers rely on: the keys that a table must have at least, and the types that each may be of.
-_ANY = {"type": _TEXT}
-_HEADER = {
-    "convbench_version": _TEXT, "created": _TEXT, "command": _LIST, "suites": _LIST, "seed": _WHOLE,
-    "options": _TABLE, "environment": _TABLE, "devices": _TABLE,
-}  # fmt: skip
-_SUITE = {"name": _TEXT, "sha256": _TEXT}
-_ENVIRONMENT = {"libraries": _TABLE, "blas": _LIST}
-_DEVICE = {"machine": _TABLE, "fingerprint": _TEXT}
-_CASE = {
-    "row": _WHOLE, "status": _TEXT, "reason": _TEXT, "resolved": _TEXT_OR_NONE, "plan_s": _NUMBER_OR_NONE,
-    "first_call_s": _NUMBER_OR_NONE, "workspace_bytes": _NUMBER_OR_NONE, "work": (list, type(None)),
-    "verification": (dict, type(None)),
-}  # fmt: skip
-_KEY = {
-    "case": _TABLE, "backend": _TEXT, "algorithm": _TEXT, "device": _TEXT, "cache": _TEXT, "threads": _WHOLE,
-}  # fmt: skip
-_KEY_CASE = {"suite": _TEXT, "name": _TEXT, "repeat": _WHOLE}
-_PHASE = {
-    "name": _TEXT, "flops": _WHOLE, "bytes_read": _WHOLE, "bytes_written": _WHOLE, "footprint_bytes": _WHOLE,
-    "launches": _WHOLE,
-}  # fmt: skip
-_VERIFICATION = {"max_error": _NUMBER_OR_NONE, "rms_error": _NUMBER_OR_NONE, "bound_share": _NUMBER_OR_NONE}
-_ROUND = {
-    "row": _WHOLE, "process": _WHOLE, "launches": _WHOLE, "wall_s": _LIST, "cpu_s": _LIST, "flags": _TABLE,
-    "stop": _TEXT_OR_NONE,
-}  # fmt: skip
-_FAILURE = {"row": _WHOLE, "status": _TEXT, "reason": _TEXT}
+# What a line must hold. What it holds besides is left out, but a key or a phase must hold nothing else: it would not be
+# the one that it is taken for.
 
 
-def _check(table: Any, shape: Mapping[str, tuple[type, ...]], name: str = "") -> None:
-    """Raises an InputError that names the field where `table`, read from JSON, has not this shape."""
-    if type(table) is not dict:
-        raise _damage(name, table)
-    for key, kinds in shape.items():
-        value = table[key]
-        kind = type(value)  # not isinstance: a bool is no number
-        if kind not in kinds or (kind in _NUMBERS and not -MOST <= value <= MOST):
-            raise _damage(f"{name}.{key}" if name else key, value)
+_SUITE = defstruct("_SUITE", [("name", str), ("sha256", str)])
+_ENVIRONMENT = defstruct("_ENVIRONMENT", [("libraries", dict[str, Any]), ("blas", list[dict[str, Any]])])
+_DEVICE = defstruct("_DEVICE", [("machine", dict[str, Any]), ("fingerprint", str)])
+_HEADER = defstruct("_HEADER", [
+    ("convbench_version", str), ("created", str), ("command", list[str]), ("suites", list[dict[str, Any]]),
+    ("seed", int), ("options", dict[str, Any]), ("environment", _ENVIRONMENT), ("devices", dict[str, Any]),
+])  # fmt: skip
 
 
-def _damage(name: str, value: Any) -> InputError:
-    return InputError(f"damaged line ({name or 'it'} is {shown(value):.60})")
+class _Problem(Struct, forbid_unknown_fields=True):
+    batch: int
+    in_channels: int
+    out_channels: int
+    input_size: tuple[int, ...]
+    filter_size: tuple[int, ...]
+    groups: int
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
 
 
-def _cleaned(value: Any) -> Any:
-    """The value with every text in it `printable`."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {printable(key): _cleaned(inner) for key, inner in value.items()}
-    return [_cleaned(inner) for inner in value] if isinstance(value, list) else value
+class _Case(Struct, forbid_unknown_fields=True):
+    suite: str
+    name: str
+    problem: _Problem
+    conv_pass: ConvPass
+    dtype: Dtype
+    math_mode: MathMode
+    layout: str
+    epilogue: Epilogue
+    repeat: Extent
+
+
+class _Key(Struct, forbid_unknown_fields=True):
+    case: Raw
+    backend: str
+    algorithm: str
+    device: str
+    cache: str
+    threads: Index
+    accuracy: Number | None
+
+
+class _Phase(Struct, forbid_unknown_fields=True):
+    name: str
+    flops: Count
+    bytes_read: Count
+    bytes_written: Count
+    footprint_bytes: Count
+    launches: Count
+
+
+class _Verification(TypedDict, total=False):
+    passed: bool
+    reason: str
+    max_error: Required[Number | None]
+    rms_error: Required[Number | None]
+    bound_share: Required[Number | None]
+    accuracy: Number | None
+    compared: Index
+    contracted_axis: str
+    contracted_length: Index
+
+
+class _CaseLine(Struct, tag_field="type", tag="case"):
+    row: Index
+    key: _Key
+    status: Status
+    reason: str
+    resolved: str | None
+    plan_s: Number | None
+    first_call_s: Number | None
+    workspace_bytes: Count | None
+    work: list[_Phase] | None
+    verification: _Verification | None
+
+
+class _RoundLine(Struct, tag_field="type", tag="round"):
+    row: Index
+    process: Index
+    launches: Extent
+    wall_s: tuple[Seconds, ...]
+    cpu_s: tuple[Seconds | None, ...]
+    flags: dict[Index, list[str]]
+    stop: str | None
+
+
+class _PhasesLine(Struct, tag_field="type", tag="phases"):
+    row: Index
+    process: Index
+    seconds: list[tuple[Seconds, ...]]
+
+
+class _FailureLine(Struct, tag_field="type", tag="failure"):
+    row: Index
+    status: Status
+    reason: str
+
+
+class _CanaryLine(Struct, tag_field="type", tag="canary"):
+    seconds: dict[str, Seconds]
+
+
+_Line = _CaseLine | _RoundLine | _PhasesLine | _FailureLine | _CanaryLine
+_LINE: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
+_CASE = msgspec.json.Decoder(_Case)
+_PHASES = partial(msgspec.convert, type=tuple[Phase, ...], from_attributes=True)
 
 
 class Folder:
@@ -116,32 +181,29 @@ class Folder:
         self._canaries: list[dict[str, float]] = []
         self._cases: dict[bytes, Case] = {}  # by their JSON: building one is what costs most
 
-    def add(self, entry: Any) -> None:
-        """Takes one line, as JSON gives it; the first must be the header.
+    def add(self, line: bytes) -> None:
+        """Takes one line of JSON; the first must be the header.
 
         Raises:
             InputError: it is damaged, of another version, or belongs to no row; it is not taken then.
+            ValueError, RecursionError: it is not JSON, or nested too deeply.
         """
-        try:
-            _check(entry, _ANY)
-            if self.header is None:
-                self._add_header(entry)
-                return
-            for step in self._steps:
-                entry = step(entry)
-            kind = entry["type"]
-            if kind == "round":
-                self._add_round(entry)
-            elif kind == "case":
-                self._add_case(entry)
-            elif kind == "canary":
-                self._add_canary(entry["seconds"])
-            elif kind == "failure":
-                self._add_failure(entry)
-            else:
-                raise InputError(f"unknown line type {shown(kind)}")
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
-            raise InputError(f"damaged line ({type(error).__name__}: {error})") from None
+        if self.header is None:
+            self._add_header(_loaded(line))
+            return
+        entry = self._entry(line)
+        if isinstance(entry, _RoundLine):
+            self._add_round(entry)
+        elif isinstance(entry, _CaseLine):
+            self._add_case(entry)
+        elif isinstance(entry, _CanaryLine):
+            _check_seconds("seconds", *entry.seconds.values())
+            self._canaries.append({printable(name): value for name, value in entry.seconds.items()})
+        elif isinstance(entry, _PhasesLine):
+            self._add_phases(entry)
+        else:
+            fields = self._open_row(entry.row)
+            fields["status"], fields["reason"] = entry.status, printable(entry.reason)
 
     def run(self, note: str = "", end: int = 0) -> Run:
         """The run so far; `note` and `end` become those of the Run.
@@ -152,101 +214,105 @@ class Folder:
         if self.header is None:
             raise InputError("holds no run: it has no header line")
         # In the order asked for; a resumed run measures an unfinished row anew, in its old place.
-        latest = {}
-        for index in sorted(self._rows):
-            fields = self._rows[index]
-            latest[fields["key"]] = fields
+        latest = {fields["key"]: fields for _, fields in sorted(self._rows.items())}
         rows = tuple(Row(**{**fields, "rounds": tuple(fields["rounds"])}) for fields in latest.values())
         return Run(self.header, rows, tuple(self._canaries), note, end, max(self._rows, default=-1) + 1)
 
-    def _add_header(self, entry: dict[str, Any]) -> None:
+    def _add_header(self, entry: Any) -> None:
         version = _schema(entry)
         _check(entry, _HEADER)
-        _check(entry["environment"], _ENVIRONMENT, "environment")
-        for name, device in entry["devices"].items():
-            _check(device, _DEVICE, f"devices.{name}")
         for position, suite in enumerate(entry["suites"]):
             _check(suite, _SUITE, f"suites[{position}]")
-        for position, library in enumerate(entry["environment"]["blas"]):
-            _check(library, {}, f"environment.blas[{position}]")
-        _check_texts(entry["command"], "command")
+        for name, device in entry["devices"].items():
+            _check(device, _DEVICE, f"devices.{name}")
         self._steps = [UPGRADES[step] for step in range(version, SCHEMA_VERSION)]
         self.header = _cleaned(entry)
 
-    def _add_case(self, entry: dict[str, Any]) -> None:
-        _check(entry, _CASE)
-        work, verification = entry["work"], entry["verification"]
-        if work is not None:
-            for position, phase in enumerate(work):
-                _check(phase, _PHASE, f"work[{position}]")
-                phase["name"] = intern(printable(phase["name"]))
-        if verification is not None:
-            _check(verification, _VERIFICATION, "verification")
-            verification = {
-                intern(name): _cleaned(value) if type(value) in _NESTED else value
-                for name, value in verification.items()
-            }
-        self._rows[entry["row"]] = {
-            "key": self._key(entry["key"]),
-            "status": Status(entry["status"]),
-            "reason": printable(entry["reason"]),
-            "resolved": entry["resolved"] and intern(printable(entry["resolved"])),
-            "plan_s": entry["plan_s"],
-            "first_call_s": entry["first_call_s"],
-            "workspace_bytes": entry["workspace_bytes"],
-            "work": None if work is None else Work.from_list(work),
+    def _entry(self, line: bytes) -> _Line:
+        """The line, checked, as this version writes it."""
+        if not line.isascii():
+            line.decode()  # msgspec does not look into what it leaves out
+        try:
+            if self._steps:
+                line = self._upgraded(line)
+            return _LINE.decode(line)
+        except msgspec.ValidationError as error:
+            raise _damage(error) from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            _loaded(line)
+            raise _refusal("", str(error)) from None  # JSON all the same: it has half of a surrogate pair
+
+    def _upgraded(self, line: bytes) -> bytes:
+        entry = msgspec.json.decode(line)
+        try:
+            for step in self._steps:
+                entry = step(entry)
+        except (LookupError, TypeError) as error:
+            raise _refusal("", f"{type(error).__name__}: {error}") from None
+        return msgspec.json.encode(entry)
+
+    def _add_case(self, entry: _CaseLine) -> None:
+        for position, phase in enumerate(entry.work or ()):
+            largest = max(phase.flops, phase.bytes_read, phase.bytes_written, phase.footprint_bytes, phase.launches)
+            if largest > MOST:
+                raise _refusal(f"work[{position}]", f"a count is above {MOST:g}")
+            phase.name = intern(printable(phase.name))
+        if (entry.workspace_bytes or 0) > MOST:
+            raise _refusal("workspace_bytes", f"it is above {MOST:g}")
+        if verification := entry.verification:
+            if "reason" in verification:
+                verification["reason"] = printable(verification["reason"])
+            if "contracted_axis" in verification:
+                verification["contracted_axis"] = intern(printable(verification["contracted_axis"]))
+        self._rows[entry.row] = {
+            "key": self._key(entry.key),
+            "status": entry.status,
+            "reason": printable(entry.reason),
+            "resolved": entry.resolved and intern(printable(entry.resolved)),
+            "plan_s": entry.plan_s,
+            "first_call_s": entry.first_call_s,
+            "workspace_bytes": entry.workspace_bytes,
+            "work": None if entry.work is None else Work(_PHASES(entry.work)),
             "verification": verification,
             "rounds": [],
+            "phases": (),
         }
 
-    def _key(self, fields: Any) -> RowKey:
-        _check(fields, _KEY, "key")
-        if len(fields) > len(_KEY):
-            raise _damage("key", fields)
-        backend, algorithm, device, cache = (
-            intern(fields[name]) for name in ("backend", "algorithm", "device", "cache")
-        )
-        blob = marshal.dumps(fields["case"], 2)  # of version 2: equal values give equal bytes
+    def _key(self, fields: _Key) -> RowKey:
+        blob = bytes(fields.case)
         case = self._cases.get(blob)
         if case is None:
-            _check(fields["case"], _KEY_CASE, "key.case")
-            case = RowKey.from_dict(fields).case
-            if not 1 <= case.repeat <= MAX_EXTENT:
-                raise _damage("key.case.repeat", case.repeat)
-            _check_name(case.suite)
-            _check_name(case.name)
-            self._cases[blob] = case
-        for name in (backend, algorithm, device, cache):
+            case = self._cases[blob] = _case(blob)
+        names = (fields.backend, fields.algorithm, fields.device, fields.cache)
+        for name in names:
             _check_name(name)
-        return RowKey(
-            case=case, backend=backend, algorithm=algorithm, device=device, cache=cache, threads=fields["threads"]
-        )
+        backend, algorithm, device, cache = map(intern, names)
+        return RowKey(case=case, backend=backend, algorithm=algorithm, device=device, cache=cache,
+                      threads=fields.threads, accuracy=fields.accuracy)  # fmt: skip
 
-    def _add_round(self, entry: dict[str, Any]) -> None:
-        _check(entry, _ROUND)
-        fields = self._open_row(entry["row"])
-        wall, cpu, flags, stop = entry["wall_s"], entry["cpu_s"], entry["flags"], entry["stop"]
-        _check_seconds("wall_s", wall)
-        _check_seconds("cpu_s", [seconds for seconds in cpu if seconds is not None] if None in cpu else cpu)
-        if not wall or len(wall) != len(cpu) or not 1 <= entry["launches"] <= MAX_EXTENT or entry["process"] < 0:
-            raise InputError("damaged line (wall_s, cpu_s, launches and process do not make a round)")
-        marks: list[tuple[str, ...]] = [()] * len(wall)
-        for index, names in flags.items():
-            _check_texts(names, "flags")
-            marks[int(index)] = tuple(map(printable, names))
-        samples = tuple(map(Sample, map(float, wall), cpu, marks))
-        fields["rounds"].append(Round(entry["launches"], samples, process=entry["process"]))
-        if stop:
-            fields["status"], fields["stop_reason"] = Status.OK, printable(stop)
+    def _add_round(self, entry: _RoundLine) -> None:
+        fields = self._open_row(entry.row)
+        wall, cpu, flags = entry.wall_s, entry.cpu_s, {}
+        if not wall or len(wall) != len(cpu):
+            raise _refusal("wall_s", f"it has {len(wall)} samples, cpu_s has {len(cpu)}")
+        _check_seconds("wall_s", *wall)
+        _check_seconds("cpu_s", *([seconds for seconds in cpu if seconds is not None] if None in cpu else cpu))
+        for index, names in entry.flags.items():
+            if index >= len(wall):
+                raise _refusal("flags", f"there is no sample {index}")
+            flags[index] = tuple([intern(printable(name)) for name in names])
+        fields["rounds"].append(Round(entry.launches, Columns(wall, cpu, flags), entry.process))
+        if entry.stop:
+            fields["status"], fields["stop_reason"] = Status.OK, intern(printable(entry.stop))
 
-    def _add_canary(self, seconds: Any) -> None:
-        _check_seconds("seconds", list(seconds.values()))
-        self._canaries.append({printable(name): float(value) for name, value in seconds.items()})
-
-    def _add_failure(self, entry: dict[str, Any]) -> None:
-        _check(entry, _FAILURE)
-        fields = self._open_row(entry["row"])
-        fields["status"], fields["reason"] = Status(entry["status"]), printable(entry["reason"])
+    def _add_phases(self, entry: _PhasesLine) -> None:
+        fields = self._open_row(entry.row)
+        count = len(fields["work"].phases) if fields["work"] else 0
+        for seconds in entry.seconds:
+            _check_seconds("seconds", *seconds)
+            if not count or len(seconds) != count:
+                raise _refusal("seconds", f"they are those of {len(seconds)} phases, work has {count}")
+        fields["phases"] += tuple(entry.seconds)
 
     def _open_row(self, index: int) -> dict[str, Any]:
         """The row that a round or a failure belongs to."""
@@ -258,26 +324,66 @@ class Folder:
         return fields
 
 
+def _loaded(line: bytes) -> Any:
+    """What a line holds, whatever that is; raises ValueError or RecursionError where it is not JSON."""
+    return json.loads(line.decode(), parse_constant=int)  # NaN and infinity are no JSON, and no int
+
+
+def _check(value: Any, shape: type, where: str = "$") -> None:
+    try:
+        msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise _damage(error, where) from None
+
+
+def _damage(error: msgspec.ValidationError, inside: str = "$") -> InputError:
+    """What the decoder says of a line, the field first."""
+    what, at, path = str(error).replace("`", "").rpartition(" - at ")
+    where = path.replace("$", inside) if at else inside
+    return _refusal(where.replace("$.", "").replace("$", ""), what or path)
+
+
+def _refusal(where: str, what: str) -> InputError:
+    return InputError(f"damaged line ({where:.200}{': ' if where else ''}{what:.200})")
+
+
+def _cleaned(value: Any) -> Any:
+    """The value with every text in it `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _cleaned(inner) for key, inner in value.items()}
+    return [_cleaned(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _case(blob: bytes) -> Case:
+    """The case in this JSON."""
+    try:
+        found = _CASE.decode(blob)
+    except msgspec.ValidationError as error:
+        raise _damage(error, "key.case") from None
+    _check_name(found.suite)
+    _check_name(found.name)
+    fields = asdict(found) | {"problem": Problem(**asdict(found.problem)), "layout": Layout.parse(found.layout)}
+    return Case(**fields)
+
+
 def _check_name(name: str) -> None:
     if not name.isprintable():
         raise InputError(f"damaged line (the name {shown(name)} cannot be printed)")
 
 
-def _check_texts(value: Any, name: str) -> None:
-    if type(value) is not list or any(type(entry) is not str for entry in value):
-        raise _damage(name, value)
+def _check_seconds(name: str, *values: float) -> None:
+    if values and min(values) < LEAST_SECONDS:
+        for value in values:
+            if 0 < value < LEAST_SECONDS:
+                raise _refusal(name, f"{value} is less than {LEAST_SECONDS:g}, and not 0")
 
 
-def _check_seconds(name: str, values: list[Any]) -> None:
-    if values and {*map(type, values)} == {float} and min(values) >= LEAST_SECONDS and max(values) <= MOST_SECONDS:
-        return  # as nearly always, and quicker
-    for value in values:
-        if type(value) not in _NUMBERS or not (value == 0 or LEAST_SECONDS <= value <= MOST_SECONDS):
-            raise _damage(name, value)
-
-
-def _schema(entry: dict[str, Any]) -> int:
+def _schema(entry: Any) -> int:
     """The schema version in a file's first line, once it is known to be readable."""
+    if type(entry) is not dict or type(entry.get("type")) is not str:
+        raise InputError("damaged line (it has no type)")
     if entry["type"] != "header":
         raise InputError(f"expected the header, got a line of type {shown(entry['type'])}")
     found = entry.get("schema_version")

@@ -2,7 +2,8 @@
 
 Line 1 is the header. A `case` line opens a row and says what came of planning and verifying it; `round` lines hold the
 raw samples of a row in one round, the last of them its stop reason; a `failure` line ends a row that broke while it
-was timed; `canary` lines hold the warning lights. The format is described in docs/result-format.md.
+was timed; a `phases` line holds the seconds of its phases; `canary` lines hold the warning lights. The format is
+described in docs/result-format.md.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from convbench.errors import ConvbenchError, InputError
+from convbench.errors import ConvbenchError, InputError, printable
 from convbench.files import open_regular
 from convbench.fold import SCHEMA_VERSION, UPGRADES, Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from convbench.result import Row, Run, Status
     from convbench.timing import Round
 
 __all__ = [
-    "SCHEMA_VERSION", "UPGRADES", "Journal", "canary_line", "case_line", "failure_line", "fold", "read_run",
-    "round_line",
+    "SCHEMA_VERSION", "UPGRADES", "Journal", "canary_line", "case_line", "failure_line", "fold", "phases_line",
+    "read_run", "round_line",
 ]  # fmt: skip
 
 LONGEST_LINE = 1 << 24
@@ -46,7 +47,7 @@ def case_line(index: int, row: Row) -> dict[str, Any]:
         "row": index,
         "key": row.key.to_dict(),
         "status": row.status,
-        "reason": row.reason,
+        "reason": printable(row.reason),
         "resolved": row.resolved,
         "plan_s": _finite(row.plan_s),
         "first_call_s": _finite(row.first_call_s),
@@ -69,16 +70,21 @@ def round_line(index: int, number: int, measured: Round, stop: str | None) -> di
         "round": number,
         "process": measured.process,
         "launches": measured.launches,
-        "wall_s": [s.wall_s for s in measured.samples],
-        "cpu_s": [s.cpu_s for s in measured.samples],
-        "flags": {str(i): list(s.flags) for i, s in enumerate(measured.samples) if s.flags},
+        "wall_s": [*measured.columns.wall_s],
+        "cpu_s": [*measured.columns.cpu_s],
+        "flags": {str(index): [*names] for index, names in measured.columns.flags.items()},
         "stop": stop,
     }
 
 
 def failure_line(index: int, status: Status, reason: str) -> dict[str, Any]:
     """The line that ends row `index` where timing it failed."""
-    return {"type": "failure", "row": index, "status": status, "reason": reason}
+    return {"type": "failure", "row": index, "status": status, "reason": printable(reason)}
+
+
+def phases_line(index: int, process: int, seconds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Seconds of each phase of row `index`, run by run; it stands before the row's last round."""
+    return {"type": "phases", "row": index, "process": process, "seconds": [list(run) for run in seconds]}
 
 
 def canary_line(number: int, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -150,16 +156,16 @@ class Journal:
             InputError: the line could not be read again.
             ConvbenchError: it could not be stored, as on a full disk; the run has it all the same.
         """
-        text = json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain)
+        data = json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain).encode()
         try:
-            self._folder.add(json.loads(text))
-        except InputError as error:  # what a backend counted, or is called
+            self._folder.add(data)
+        except (InputError, ValueError) as error:  # what a backend counted, or is called
             raise InputError(
                 f"{self._file.name}: a line that could not be read again is not written: {error}"
             ) from None
         try:
             self._cut()
-            self._write(text.encode() + b"\n")
+            self._write(data + b"\n")
         except OSError as error:
             raise ConvbenchError(f"cannot write {self._file.name}: {error.strerror}") from None
 
@@ -272,20 +278,17 @@ def _read(file: IO[bytes], where: str) -> Run:
 
 def _fold_into(folder: Folder, file: IO[bytes], where: str) -> tuple[str, int]:
     """Folds the lines of a file; what there is to note about its last one, and the bytes of it up to the last whole."""
-    decode = json.JSONDecoder(parse_constant=_no_constant).decode
     end = 0
     for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
         try:
-            entry = decode(line.decode())
+            folder.add(line)
+        except InputError as error:
+            raise InputError(f"{where}:{number}: {error}") from None
         except (ValueError, RecursionError):
             if _unfinished(line, first=number == 1):
                 return f"the last line ({number}) is unfinished and was left out", end
             what = "the file is damaged" if number > 1 else "not a convbench result file"
             raise InputError(f"{where}:{number}: not JSON: {what}") from None
-        try:
-            folder.add(entry)
-        except InputError as error:
-            raise InputError(f"{where}:{number}: {error}") from None
         end += len(line)
     return "", end
 
@@ -294,10 +297,6 @@ def _unfinished(line: bytes, *, first: bool) -> bool:
     """Whether a run that was killed can have left this line."""
     begun = HEADER_START.startswith(line[: len(HEADER_START)]) or not first
     return begun and not line.endswith(b"\n") and len(line) < LONGEST_LINE
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(text)  # NaN and infinity, which JSON does not have
 
 
 @contextmanager

@@ -9,14 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from convbench.backends import BELOW_TIMER_FLOOR
-from convbench.errors import InputError
-from convbench.problem import PRECISIONS, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.stats import drifted, median, pooled_interval
 from convbench.work import Work, nominal_flops
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from convbench.problem import Case
     from convbench.timing import Round
 
 
@@ -54,7 +51,8 @@ BROKEN = {Status.WRONG, Status.FAILED, Status.OUT_OF_MEMORY, Status.TIMEOUT}
 class RowKey:
     """What was asked for: rows of different runs are matched by it.
 
-    `algorithm` is the requested one, "auto" included; `cache` says whether caches were warm or cold.
+    `algorithm` is the requested one, "auto" included; `cache` says whether caches were warm or cold; `accuracy` is the
+    tier that "auto" was limited to, None where an algorithm was asked for by name.
     """
 
     case: Case
@@ -63,6 +61,7 @@ class RowKey:
     device: str
     cache: str = WARM
     threads: int = 1
+    accuracy: float | None = None
 
     def label(self) -> str:
         """The row in words, for messages."""
@@ -74,28 +73,6 @@ class RowKey:
         fields = asdict(self)
         fields["case"]["layout"] = self.case.layout_name
         return fields
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> RowKey:
-        """The key written by `to_dict`."""
-        case = dict(fields["case"])
-        problem = {key: _tuples(value) for key, value in case.pop("problem").items()}
-        enums = {
-            "conv_pass": ConvPass,
-            "dtype": Dtype,
-            "math_mode": MathMode,
-            "layout": Layout.parse,
-            "epilogue": Epilogue,
-        }
-        for name, make in enums.items():
-            case[name] = make(case[name])
-        if (case["dtype"], case["math_mode"]) not in PRECISIONS.values():
-            raise InputError(f"no precision has dtype {case['dtype']} and math mode {case['math_mode']}")
-        return cls(**{**fields, "case": Case(problem=Problem.from_dict(problem), **case)})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +86,7 @@ class Row:
         verification: fields of verify.Verification.
         rounds: raw samples by round.
         stop_reason: why measuring ended.
+        phases: seconds of each phase of `work`, run by run, where they were asked for; apart from all samples.
     """
 
     key: RowKey
@@ -122,6 +100,7 @@ class Row:
     verification: dict[str, Any] | None = None
     rounds: tuple[Round, ...] = ()
     stop_reason: str | None = None
+    phases: tuple[tuple[float, ...], ...] = ()
 
     @cached_property
     def values(self) -> tuple[float, ...]:
@@ -148,6 +127,11 @@ class Row:
         return list(found.values())
 
     @property
+    def phases_s(self) -> tuple[float, ...] | None:
+        """Median seconds of each phase of `work`; None where they were not measured."""
+        return tuple(map(median, zip(*self.phases, strict=True))) if self.phases else None
+
+    @property
     def effective_flop_per_s(self) -> float | None:
         """Nominal flops per second: compares algorithms, may exceed the peak."""
         return nominal_flops(self.key.case.problem) / self.time_s if self.time_s else None
@@ -165,13 +149,12 @@ class Row:
     @property
     def samples(self) -> tuple[int, int]:
         """How many samples a witness spoke against, and how many there are."""
-        flagged = sum(sample.disturbed for r in self.rounds for sample in r.samples)
-        return flagged, sum(len(r.samples) for r in self.rounds)
+        return sum(len(r.flagged) for r in self.rounds), sum(len(r.columns.wall_s) for r in self.rounds)
 
     @property
     def witnesses(self) -> Counter[str]:
         """How many samples each witness spoke against."""
-        flags = Counter(flag for r in self.rounds for sample in r.samples for flag in sample.flags)
+        flags = Counter(flag for r in self.rounds for names in r.columns.flags.values() for flag in names)
         del flags[BELOW_TIMER_FLOOR]
         return flags
 

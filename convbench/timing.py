@@ -10,15 +10,15 @@ import math
 import random
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from convbench.backends import BELOW_TIMER_FLOOR
+from convbench.backends import BELOW_TIMER_FLOOR, Sample
 from convbench.stats import median, median_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from convbench.backends import Clock, Sample
+    from convbench.backends import Clock
 
 
 FULL_ROUNDS = 7
@@ -57,29 +57,61 @@ OVERHEADS_PER_SAMPLE = 1e4
 """A sample lasts at least so many times the cost of reading the clock."""
 
 
+class Columns(NamedTuple):
+    """Samples by column, since a long run has millions: `flags` are those of samples that have some, by index."""
+
+    wall_s: tuple[float, ...]
+    cpu_s: tuple[float | None, ...]
+    flags: Mapping[int, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Columns:
+        """The columns of these samples."""
+        flags = {i: s.flags for i, s in enumerate(samples) if s.flags}
+        return cls(tuple(s.wall_s for s in samples), tuple(s.cpu_s for s in samples), flags)
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The samples of one row in one round, `launches` runs in each, by the worker process of number `process`."""
+    """The samples of one row in one round, `launches` runs in each, by the worker process of number `process`.
+
+    It takes samples one by one as well.
+    """
 
     launches: int
-    samples: tuple[Sample, ...]
+    columns: Columns
     process: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.columns, Columns):
+            object.__setattr__(self, "columns", Columns.of(self.columns))
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples one by one."""
+        wall, cpu, flags = self.columns
+        return tuple(map(Sample, wall, cpu, [flags.get(i, ()) for i in range(len(wall))]))
+
+    @property
+    def flagged(self) -> set[int]:
+        """Indices of the samples that a witness speaks against."""
+        return {i for i, flags in self.columns.flags.items() if any(flag != BELOW_TIMER_FLOOR for flag in flags)}
 
     @property
     def disturbed(self) -> bool:
         """Whether a witness speaks against every sample, so that its value rests on flagged ones."""
-        return all(sample.disturbed for sample in self.samples)
+        return len(self.flagged) == len(self.columns.wall_s)
 
     @property
     def value_s(self) -> float:
         """Seconds per launch: the median of the clean samples, or of all where none is clean."""
-        used = [s for s in self.samples if not s.disturbed] or self.samples
-        return median(s.wall_s for s in used) / self.launches
+        wall, flagged = self.columns.wall_s, self.flagged
+        return median([seconds for i, seconds in enumerate(wall) if i not in flagged] or wall) / self.launches
 
     @property
     def spent_s(self) -> float:
         """Seconds of all samples together."""
-        return sum(sample.wall_s for sample in self.samples)
+        return sum(self.columns.wall_s)
 
 
 def half_width(values: Sequence[float], confidence: float = 0.95) -> float | None:
@@ -161,7 +193,7 @@ class RowTimer:
             gc.enable()
         if not all(math.isfinite(sample.wall_s) and sample.wall_s >= 0 for sample in samples):
             raise ValueError(f"the clock gave {[sample.wall_s for sample in samples]} seconds")
-        measured = Round(self.launches, tuple(samples), self.process)
+        measured = Round(self.launches, Columns.of(samples), self.process)
         self.values.append(measured.value_s)
         self.spent_s += measured.spent_s
         return measured, stop_reason(self.values, self.spent_s, self.options)
