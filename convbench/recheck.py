@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from convbench.accuracy import relative_bound
 from convbench.operands import index
 from convbench.problem import Epilogue
 
@@ -40,7 +41,7 @@ def linear_plan(backend: Backend, case: Case, fused: Plan, requested: str, opera
     A backend that chooses by itself may choose another one for it, which rounds differently.
     """
     linear_case = replace(case, epilogue=Epilogue.NONE)
-    offered = {candidate.algorithm for candidate in backend.algorithms(linear_case)}
+    offered = {candidate.algorithm for candidate in backend.algorithms(linear_case, options)}
     algorithm = fused.algorithm if fused.algorithm in offered else requested
     return backend.plan(linear_case, algorithm, operands, options)
 
@@ -72,8 +73,6 @@ class Kept:
         """
         import numpy as np
 
-        from convbench import verify
-
         try:
             if unfilled := poisoned(self._plan):
                 return f"after timing, {unfilled}"
@@ -85,7 +84,7 @@ class Kept:
         except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
             return f"after timing, a run raised {type(error).__name__}: {error}"
         root = max(math.sqrt(self._case.accumulation_length), float(np.max(np.abs(self._values), initial=0.0)))
-        allowed = 2 * verify.relative_bound(self._case, self._plan.error_bound) * root
+        allowed = 2 * relative_bound(self._case, self._plan.error_bound) * root
         beyond = int(np.count_nonzero(~(difference <= allowed)))
         return f"after timing, {beyond} of {now.size} elements differ from what was verified" if beyond else None
 

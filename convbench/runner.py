@@ -6,11 +6,12 @@ import functools
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from convbench.backends import Plan, PlanOptions
+from convbench.accuracy import DEFAULT_ACCURACY
+from convbench.backends import AUTO, Plan, PlanOptions
 from convbench.errors import UnsupportedError
-from convbench.journal import canary_line, case_line, failure_line, round_line
+from convbench.journal import canary_line, case_line, failure_line, phases_line, round_line
 from convbench.problem import Case, Dtype, Epilogue, Problem
 from convbench.recheck import Kept, linear_plan, looser, poisoned
 from convbench.result import WARM, Row, Status
@@ -18,10 +19,18 @@ from convbench.tasks import Task, ask, describe, groups_by_memory, refusal
 from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave, shortest_sample_s
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from convbench.operands import Operands
+    from convbench.timing import Round
     from convbench.verify import Verification
+
+TIMEOUT_S = 600.0
+"""Seconds that a worker process of a backend may be busy with one row, if nothing else is asked for."""
+
+
+PHASE_RUNS = 5
+"""Runs whose phases are timed, a row and process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +39,14 @@ class RunOptions:
 
     Attributes:
         max_memory: bytes that a row, or rows planned at once, may need.
+        accuracy: the loosest tier that AUTO may take.
         seed: of operands, checks and the order of rows.
         processes: fresh worker processes that measure every row one after another, sharing its time.
         process: which of them this is.
+        isolate: each backend in a worker process of its own.
+        tune: AUTO takes what is measured to be fastest.
+        phases: how long each phase of a run takes is measured, too.
+        timeout_s: seconds after which such a worker that is busy with one row is ended.
     """
 
     threads: int
@@ -41,6 +55,16 @@ class RunOptions:
     seed: int = 0
     processes: int = 1
     process: int = 0
+    accuracy: float = DEFAULT_ACCURACY
+    tune: bool = False
+    phases: bool = False
+    isolate: bool = False
+    timeout_s: float = TIMEOUT_S
+
+    @property
+    def plan(self) -> PlanOptions:
+        """What plans are asked for."""
+        return PlanOptions(threads=self.threads, accuracy=self.accuracy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +80,7 @@ class Progress:
 class Spent:
     """Seconds by what they went into, to show what a run costs beyond its measurements."""
 
+    tuning: float = 0.0
     planning: float = 0.0
     verification: float = 0.0
     warmup: float = 0.0
@@ -63,29 +88,49 @@ class Spent:
     samples: float = 0.0
 
 
-def run(found: Sequence[Task], options: RunOptions, spent: Spent | None = None) -> Iterator[dict[str, Any] | Progress]:
+def refused_lines(found: Sequence[Task], max_memory: int) -> list[dict[str, Any]]:
+    """The lines of the tasks that are not even planned."""
+    refused = ((task, refusal(task, max_memory)) for task in found)
+    return [case_line(t.index, Row(key=t.key, status=r[0], reason=r[1])) for t, r in refused if r]
+
+
+def run(
+    found: Sequence[Task], options: RunOptions, spent: Spent | None = None,
+    announce: Callable[[int], object] | None = None,
+) -> Iterator[dict[str, Any] | Progress]:  # fmt: skip
     """Plans, verifies and times every task: journal lines, and Progress between them.
 
     A task that cannot be measured becomes a row with a status and a reason; KeyboardInterrupt passes through.
+    `announce` is called with the index of a row before each of its rounds.
     """
     spent = spent or Spent()
-    runnable = []
-    for task in found:
-        refused = refusal(task, options.max_memory)
-        if refused:
-            yield case_line(task.index, Row(key=task.key, status=refused[0], reason=refused[1]))
-        else:
-            runnable.append(task)
+    refused = refused_lines(found, options.max_memory)
+    yield from refused
+    rows = {line["row"] for line in refused}
+    runnable = [task for task in found if task.index not in rows]
     import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(options.threads):
         for group in groups_by_memory(runnable, options.max_memory):
-            yield from _run_group(group, options, spent)
+            yield from _run_group(group, options, spent, announce)
 
 
 @dataclass(slots=True)
-class _Prepared:
+class _Announced:
+    """A timer that says which row it measures before each round, in the place of a RowTimer."""
+
+    row: int
+    timer: RowTimer
+    announce: Callable[[int], object]
+
+    def round(self) -> tuple[Round, str | None]:
+        self.announce(self.row)
+        return self.timer.round()
+
+
+@dataclass(slots=True)
+class Prepared:
     """A verified plan: its row, a sample of its output, and the runs that are timed."""
 
     row: Row
@@ -93,11 +138,13 @@ class _Prepared:
     kept: Kept
 
 
-def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iterator[dict[str, Any] | Progress]:
+def _run_group(
+    group: Sequence[Task], options: RunOptions, spent: Spent, announce: Callable[[int], object] | None
+) -> Iterator[dict[str, Any] | Progress]:
     from convbench.operands import Operands
 
     timers: dict[int, RowTimer] = {}
-    plans: dict[int, _Prepared] = {}
+    plans: dict[int, Prepared] = {}
     operands: dict[tuple[Problem, Dtype], Operands] = {}
     last = {task.operands_id: task.index for task in group}
     for task in group:
@@ -106,26 +153,29 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
             operands[task.operands_id] = Operands(task.case.problem, task.case.dtype, options.seed)
         warm = next((p for p in plans.values() if p.row.key == replace(task.key, cache=WARM)), None)
         made = (
-            _Prepared(replace(warm.row, key=task.key), warm.plan, warm.kept)  # the cold row of a plan just verified
+            Prepared(replace(warm.row, key=task.key), warm.plan, warm.kept)  # the cold row of a plan just verified
             if warm
-            else _prepare(task, operands[task.operands_id], options, spent)
+            else prepare(task, operands[task.operands_id], options, spent)
         )
         if last[task.operands_id] == task.index:
             del operands[task.operands_id]  # the plans hold what they need
-        if isinstance(made, _Prepared):
+        if isinstance(made, Prepared):
             try:
                 timers[task.index] = _timer(task, made.plan, options, spent)
                 plans[task.index] = made
             except (Exception, SystemExit) as error:  # noqa: BLE001  its further sets may break, too
                 made = replace(made.row, status=_status_of(error), reason=describe(error))
-        yield case_line(task.index, made.row if isinstance(made, _Prepared) else made)
+        yield case_line(task.index, made.row if isinstance(made, Prepared) else made)
     if not timers:
         return
     # One device's canaries stand for the machine that all of them are in.
     device = ask(next(task.backend for task in group if task.index in timers), "device")
     order = options.seed + options.process
+    rounds = timers
+    if announce:
+        rounds = {row: cast("RowTimer", _Announced(row, timer, announce)) for row, timer in timers.items()}
     try:
-        for event in interleave(timers, device.canaries(), device.clock(options.threads), order):
+        for event in interleave(rounds, device.canaries(), device.clock(options.threads), order):
             if isinstance(event, Canaries):
                 spent.canaries += event.spent_s
                 yield canary_line(event.index, event.seconds)
@@ -133,8 +183,11 @@ def _run_group(group: Sequence[Task], options: RunOptions, spent: Spent) -> Iter
                 timer = timers[event.row]
                 started = time.perf_counter()
                 wrong = plans[event.row].kept.recheck() if event.stop else None
+                broken = (Status.WRONG, wrong) if wrong else None
                 spent.verification += time.perf_counter() - started
-                yield from _measured_lines(event, wrong, timer.spent_s / options.timing.max_time_s)
+                if options.phases and event.stop and not broken:
+                    broken = yield from _phases_lines(event.row, plans[event.row].plan, timer, spent)
+                yield from _measured_lines(event, broken, timer.spent_s / options.timing.max_time_s)
     finally:
         spent.warmup += sum(timer.warmup_s for timer in timers.values())
         spent.samples += sum(timer.spent_s for timer in timers.values())
@@ -161,14 +214,38 @@ def _timer(task: Task, plan: Plan, options: RunOptions, spent: Spent) -> RowTime
     return RowTimer(plan.run, clock, options.timing, sweep, others, options.process)
 
 
-def _measured_lines(event: Measured, wrong: str | None, share: float) -> Iterator[dict[str, Any] | Progress]:
+def _phases_lines(
+    row: int, plan: Plan, timer: RowTimer, spent: Spent
+) -> Generator[dict[str, Any], None, tuple[Status, str] | None]:
+    """How long each phase of a plan takes, where it can say; the result is what is wrong with that."""
+    run_phases = getattr(plan, "run_phases", None)
+    if run_phases is None:
+        return None
+    started = time.perf_counter()
+    try:
+        runs = [[float(seconds) for seconds in run_phases(timer.clock)] for _ in range(PHASE_RUNS)]
+        if counts := {len(run) for run in runs} - {len(plan.work.phases)}:
+            return Status.FAILED, f"run_phases gave {counts.pop()} times, work has {len(plan.work.phases)} phases"
+        if not all(math.isfinite(seconds) and seconds >= 0 for run in runs for seconds in run):
+            return Status.FAILED, f"run_phases gave {runs[0]} seconds"
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
+        return _status_of(error), describe(error)
+    finally:
+        spent.samples += time.perf_counter() - started
+    yield phases_line(row, timer.process, runs)
+    return None
+
+
+def _measured_lines(
+    event: Measured, broken: tuple[Status, str] | None, share: float
+) -> Iterator[dict[str, Any] | Progress]:
     if event.round is None:
         assert event.error is not None
         yield failure_line(event.row, _status_of(event.error), describe(event.error))
     else:
-        yield round_line(event.row, event.index, event.round, None if wrong else event.stop)
-        if wrong:
-            yield failure_line(event.row, Status.WRONG, wrong)
+        yield round_line(event.row, event.index, event.round, None if broken else event.stop)
+        if broken:
+            yield failure_line(event.row, *broken)
     finished = event.round is None or event.stop is not None
     yield Progress(event.row, "time", 1.0 if finished else min(1.0, share))
 
@@ -179,7 +256,7 @@ def _status_of(error: BaseException) -> Status:
     return Status.OUT_OF_MEMORY if isinstance(error, MemoryError) else Status.FAILED
 
 
-def _prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) -> Row | _Prepared:
+def prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) -> Row | Prepared:
     """A verified plan, or the row that says why there is none."""
     row = Row(key=task.key, status=Status.PARTIAL)
     started = time.perf_counter()
@@ -199,11 +276,17 @@ def _prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) 
     row = replace(row, first_call_s=first_call_s, verification=verification.to_dict())
     if not verification.passed:
         return replace(row, status=Status.WRONG, reason=verification.reason)
-    return _Prepared(row, plan, kept)
+    return Prepared(row, plan, kept)
 
 
 def _plan(task: Task, case: Case, operands: Operands, options: RunOptions) -> Plan:
-    return task.backend.plan(case, task.key.algorithm, operands, PlanOptions(threads=options.threads))
+    return task.backend.plan(case, task.algorithm, operands, options.plan)
+
+
+def _accuracy(task: Task, plan: Plan, options: RunOptions) -> float:
+    """The tier that a plan is held to: its own, else its candidate's; what AUTO takes keeps what was asked for, too."""
+    stated: float = getattr(plan, "accuracy", task.candidate.accuracy)
+    return min(stated, options.accuracy) if task.key.algorithm == AUTO else stated
 
 
 def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> tuple[float, Verification]:
@@ -224,12 +307,12 @@ def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> 
         return first_call_s, verify.Verification(passed=False, reason=unfilled)
     plan.run()  # what is checked is a run like those that are timed, not the first
     if case.epilogue is Epilogue.NONE:
-        verification = verify.check(case, plan.output(), operands, plan.error_bound, options.seed)
+        accuracy = _accuracy(task, plan, options)
+        verification = verify.check(case, plan.output(), operands, plan.error_bound, options.seed, accuracy)
     else:
-        linear = linear_plan(
-            task.backend, case, plan, task.key.algorithm, operands, PlanOptions(threads=options.threads)
-        )
-        verification = verify.verify(replace(case, epilogue=Epilogue.NONE), linear, operands, options.seed)
+        linear = linear_plan(task.backend, case, plan, task.algorithm, operands, options.plan)
+        verification = verify.verify(replace(case, epilogue=Epilogue.NONE), linear, operands, options.seed,
+                                     _accuracy(task, linear, options))  # fmt: skip
         if verification.passed:
             bound = looser(plan.error_bound, linear.error_bound)
             reason = verify.check_epilogue(case, np.asarray(linear.output()), plan.output(), operands, bound)

@@ -47,11 +47,12 @@ def header(
         "command": environment.relative_command(arguments),
         "suites": [{"name": s.name, "title": s.title, "network": s.network, "sha256": s.sha256} for s in suites],
         "seed": options.seed,
-        "options": {"threads": options.threads, "processes": options.processes, "max_memory_bytes": options.max_memory}
-        | asdict(options.timing),
+        "options": {"threads": options.threads, "processes": options.processes, "accuracy": options.accuracy,
+                    "tune": options.tune, "max_memory_bytes": options.max_memory}
+        | ({"isolate": True} if options.isolate else {}) | asdict(options.timing),
         "environment": environment.collect(),
         "devices": devices,
-    }
+    }  # fmt: skip
 
 
 def warnings(of: dict[str, Any]) -> list[str]:
@@ -97,6 +98,7 @@ def _conditions(of: dict[str, Any]) -> dict[str, Any]:
         "suite hash": [suite["sha256"][:12] for suite in of["suites"]],
         "machine": {name: device["fingerprint"] for name, device in of["devices"].items()},
         "seed": of["seed"],
+        "isolate": False,
         **{name: value for name, value in of["options"].items() if name != "max_memory_bytes"},
     }
 

@@ -7,11 +7,12 @@ import itertools
 import math
 import re
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbench.backends import AUTO, Backend, BackendSpec, Candidate
+from convbench.accuracy import DEFAULT_ACCURACY
+from convbench.backends import AUTO, Backend, BackendSpec, Candidate, PlanOptions
 from convbench.errors import ConvbenchError, InputError, unknown_name
 from convbench.memory import operand_bytes, verification_bytes
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
@@ -79,11 +80,25 @@ class Task:
     unavailable: str | None = None
     cache_bytes: int = 0
     """Size of the cache that a cold row sweeps; 0 for a warm one."""
+    offered: tuple[Candidate, ...] = ()
+    """Of AUTO, all that its backend offers for the case."""
+    chosen: str | None = None
+    """Of AUTO, the algorithm that is to be taken; None leaves the choice to the backend."""
 
     @property
     def case(self) -> Case:
         """The row's case."""
         return self.key.case
+
+    @property
+    def algorithm(self) -> str:
+        """What the backend is asked for."""
+        return self.chosen or self.key.algorithm
+
+    def taking(self, algorithm: str) -> Task:
+        """The task with AUTO's choice made."""
+        candidate = next(c for c in self.offered if c.algorithm == algorithm)
+        return replace(self, chosen=algorithm, candidate=candidate)
 
     @property
     def operands_id(self) -> tuple[Problem, Dtype]:
@@ -123,9 +138,12 @@ class Task:
 
 
 def tasks(
-    cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int, caches: Sequence[str] = (WARM,)
-) -> list[Task]:
+    cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int, caches: Sequence[str] = (WARM,),
+    accuracy: float = DEFAULT_ACCURACY,
+) -> list[Task]:  # fmt: skip
     """Every case on every backend and algorithm asked for, warm and cold as `caches` says, in that order.
+
+    `accuracy` is the loosest tier that AUTO may take.
 
     Raises:
         InputError: a backend has no algorithm of the name asked for, or fails where it is asked what it can do.
@@ -134,18 +152,21 @@ def tasks(
     seen: set[RowKey] = set()
     reasons = [probe(spec.backend) for spec in specs]
     devices = [None if reason else ask(spec.backend, "device") for spec, reason in zip(specs, reasons, strict=True)]
+    options = PlanOptions(threads=threads, accuracy=accuracy)
     llc = {device.name: device.cache_bytes() for device in devices if device is not None} if COLD in caches else {}
     for case in cases:
         for spec, unavailable, device in zip(specs, reasons, devices, strict=True):
-            offered = candidates(spec, case)
+            offered = candidates(spec, case, options)
             names = [spec.algorithm] if spec.algorithm else [name for name in offered if name != AUTO] or [*offered]
             for name, cache in itertools.product(names, caches):
                 key = RowKey(case=case, backend=spec.backend.name, algorithm=name,
-                             device=device.name if device else "", cache=cache, threads=threads)  # fmt: skip
+                             device=device.name if device else "", cache=cache, threads=threads,
+                             accuracy=accuracy if name == AUTO else None)  # fmt: skip
                 if key not in seen:
                     seen.add(key)
                     size = llc.get(key.device, 0) if cache == COLD else 0
-                    found.append(Task(len(found), key, spec.backend, offered[name], unavailable, size))
+                    choices = tuple(offered.values()) if name == AUTO else ()
+                    found.append(Task(len(found), key, spec.backend, offered[name], unavailable, size, choices))
     return found
 
 
@@ -155,13 +176,13 @@ def probe(backend: Backend) -> str | None:
     return reason
 
 
-def candidates(spec: BackendSpec, case: Case) -> dict[str, Candidate]:
+def candidates(spec: BackendSpec, case: Case, options: PlanOptions) -> dict[str, Candidate]:
     """What the backend offers for a case, by name of the algorithm.
 
     Raises:
         InputError: it has no algorithm of the name asked for.
     """
-    found: dict[str, Candidate] = {c.algorithm: c for c in ask(spec.backend, "algorithms", case)}
+    found: dict[str, Candidate] = {c.algorithm: c for c in ask(spec.backend, "algorithms", case, options)}
     if spec.algorithm is not None and spec.algorithm not in found:
         raise unknown_name("algorithm", spec.algorithm, list(found), where=f" of backend {spec.backend.name}")
     return found

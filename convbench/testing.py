@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convbench import reference, verify
-from convbench.backends import AUTO, Candidate, ErrorBound, PlanOptions, Sample
+from convbench.accuracy import SUM_ACCURACY
+from convbench.backends import AUTO, DEFAULTS, Candidate, ErrorBound, PlanOptions, Sample
 from convbench.errors import InputError
 from convbench.machine import Machine
 from convbench.operands import Operands, grouped
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.recheck import linear_plan, looser
-from convbench.work import nominal_macs, nominal_work
+from convbench.work import Work, nominal_macs, nominal_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from convbench.backends import Backend
+    from convbench.backends import Backend, Clock
 
 
 def random_problem(rng: random.Random, max_macs: int = 200_000) -> Problem:
@@ -139,6 +141,8 @@ class FakeAlgorithm:
         seconds: simulated time of a run; a list is cycled through, run by run.
         reason: why it refuses every case.
         memory_bytes: what its plan claims to need.
+        accuracy: the tier that it states; estimated_s its estimate of a run.
+        phases: simulated seconds by name of phase; None where it cannot say.
         fault: changes the right result, canonical, before it is stored.
         plan_error: raised by `plan`; run_error by the runs after the first `good_runs`.
     """
@@ -146,10 +150,13 @@ class FakeAlgorithm:
     seconds: float | Sequence[float] = 1e-3
     reason: str | None = None
     memory_bytes: int = 0
+    accuracy: float = SUM_ACCURACY
+    estimated_s: float | None = None
     fault: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     plan_error: BaseException | None = None
     run_error: BaseException | None = None
     good_runs: int = 1
+    phases: dict[str, float] | None = None
 
 
 class FakeBackend:
@@ -170,14 +177,25 @@ class FakeBackend:
         """The one simulated device."""
         return self.shared_device
 
-    def algorithms(self, case: Case) -> list[Candidate]:
-        """Those it was made with, and `auto` for the first of them."""
-        found = [Candidate(name, a.reason, a.memory_bytes) for name, a in self.behaviour.items()]
-        return [Candidate(AUTO, found[0].reason, found[0].memory_bytes), *found]
+    def algorithms(self, case: Case, options: PlanOptions = DEFAULTS) -> list[Candidate]:
+        """Those it was made with, and `auto` for the first of them that is exact enough."""
+        found = {
+            name: Candidate(name, a.reason, a.memory_bytes, accuracy=a.accuracy, estimated_s=a.estimated_s)
+            for name, a in self.behaviour.items()
+        }
+        chosen = self._choose(options)
+        if chosen is None:
+            auto = Candidate(AUTO, f"no algorithm keeps {options.accuracy:g}")
+        else:
+            auto = replace(found[chosen], algorithm=AUTO, resolves_to=chosen)
+        return [auto, *found.values()]
+
+    def _choose(self, options: PlanOptions) -> str | None:
+        return next((name for name, a in self.behaviour.items() if a.accuracy <= options.accuracy), None)
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> FakePlan:
         """A plan that behaves as told."""
-        name = next(iter(self.behaviour)) if algorithm == AUTO else algorithm
+        name = (self._choose(options) or "") if algorithm == AUTO else algorithm
         behaviour = self.behaviour[name]
         if behaviour.plan_error is not None:
             raise behaviour.plan_error
@@ -192,6 +210,10 @@ class FakePlan:
     def __init__(self, case: Case, name: str, behaviour: FakeAlgorithm, operands: Operands, device: FakeDevice) -> None:
         self.algorithm, self.behaviour, self.device = name, behaviour, device
         self.work = nominal_work(case)
+        if behaviour.phases is not None:
+            (whole,) = self.work.phases
+            self.work = Work(tuple(replace(whole, name=name) for name in behaviour.phases))
+            self.run_phases = self._run_phases
         self.error_bound = ErrorBound()
         right = reference_output(case, operands)
         self._result = right if behaviour.fault is None else behaviour.fault(right.copy())
@@ -208,6 +230,11 @@ class FakePlan:
         if not isinstance(seconds, int | float):
             seconds = seconds[(self._runs - 1) % len(seconds)]
         self.device.advance(seconds)
+
+    def _run_phases(self, clock: Clock) -> list[float]:
+        """Each phase timed by itself."""
+        phases = self.behaviour.phases or {}
+        return [clock.sample(functools.partial(self.device.advance, seconds), 1).wall_s for seconds in phases.values()]
 
     def poison(self) -> None:
         """Fills the output with NaN."""
@@ -246,15 +273,16 @@ def check_backend(backend: Backend, *, count: int = 200, seed: int = 0, max_macs
     for case in random_cases(seed, count, max_macs):
         linear_case = replace(case, epilogue=Epilogue.NONE)
         operands = Operands(case.problem, case.dtype, seed)
-        for candidate in backend.algorithms(case):
+        for candidate in backend.algorithms(case, DEFAULTS):
             if candidate.reason is not None:
                 continue
             planned += 1
             where = f"{candidate.algorithm}: {case.label()} ({case.problem.describe()})"
             try:
-                plan = backend.plan(case, candidate.algorithm, operands, PlanOptions())
-                linear = linear_plan(backend, case, plan, candidate.algorithm, operands, PlanOptions())
-                outcome = verify.verify(linear_case, linear, operands, seed)
+                plan = backend.plan(case, candidate.algorithm, operands, DEFAULTS)
+                linear = linear_plan(backend, case, plan, candidate.algorithm, operands, DEFAULTS)
+                accuracy = getattr(linear, "accuracy", candidate.accuracy)
+                outcome = verify.verify(linear_case, linear, operands, seed, accuracy)
                 reason = outcome.reason
                 if not reason and case.epilogue is not Epilogue.NONE:
                     plan.poison()

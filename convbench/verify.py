@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convbench import reference
+from convbench.accuracy import STORAGE_ROUNDOFF, UNIT_ROUNDOFF, l2_share, relative_bound, tier_reason
 from convbench.operands import Operands, grouped
-from convbench.problem import Case, ConvPass, Dtype, Epilogue, MathMode
+from convbench.problem import Case, ConvPass, Epilogue
 from convbench.work import nominal_macs
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from convbench.backends import ErrorBound, Plan
 
-SAFETY = 4.0
-"""c: how far beyond u·√L·√(Σa²b²), the size of a random walk of rounding errors, an element may lie."""
 SIGMAS = 6.0
 """z: how many standard deviations a contraction, a sum of many such errors, may lie off."""
 DRAWS = 2
@@ -47,18 +46,6 @@ off by about 1 % of its size already: beyond, no check could tell it from a wron
 FUSED_PLANES = 8
 """Planes of a fused output whose rounding is followed element by element, where it is not that of the linear plan."""
 
-UNIT_ROUNDOFF = {
-    MathMode.FP64: (2.0**-53, 2.0**-53),
-    MathMode.FP32: (2.0**-24, 2.0**-24),
-    MathMode.TF32: (2.0**-10, 2.0**-24),
-    MathMode.FP16_TC: (2.0**-11, 2.0**-24),
-    MathMode.BF16_TC: (2.0**-8, 2.0**-24),
-}
-"""u_mul and u_acc: half the spacing of numbers at 1 with 53, 24, 11 and 8 significand bits (IEEE 754); for tf32, 11
-bits, the whole spacing, since the PTX ISA leaves it open whether operands are rounded or cut off."""
-STORAGE_ROUNDOFF = {Dtype.FP64: 0.0, Dtype.FP32: 0.0, Dtype.FP16: 2.0**-11, Dtype.BF16: 2.0**-8}
-"""What storing adds, where storage is narrower than the accumulator."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
@@ -70,6 +57,7 @@ class Verification:
         max_error: largest error of a compared element, relative to the root mean square of the reference.
         rms_error: root mean square error of the compared elements, relative to the same.
         bound_share: largest error of any check as a share of what it is allowed; above 1 the check fails.
+        accuracy: tier that the relative L2 error was held to; None where none was stated.
         compared: elements compared one by one.
         contracted_axis: "n", "k" or "c": the axis contracted for the check of every element.
         contracted_length: its length, m: an isolated error shows from about √m times an element's bound.
@@ -80,6 +68,7 @@ class Verification:
     max_error: float | None = None
     rms_error: float | None = None
     bound_share: float | None = None
+    accuracy: float | None = None
     compared: int = 0
     contracted_axis: str = ""
     contracted_length: int = 0
@@ -89,29 +78,36 @@ class Verification:
         return asdict(self)
 
 
-def verify(case: Case, plan: Plan, operands: Operands, seed: int) -> Verification:
-    """Runs `plan` (whose epilogue must be none) once on a poisoned output and checks what it wrote."""
+def verify(case: Case, plan: Plan, operands: Operands, seed: int, accuracy: float | None = None) -> Verification:
+    """Runs `plan` (whose epilogue must be none) once on a poisoned output and checks what it wrote.
+
+    `accuracy` is the tier that it is held to, the one that it states itself if left out.
+    """
     plan.poison()
     plan.run()
-    return check(case, plan.output(), operands, plan.error_bound, seed)
+    accuracy = getattr(plan, "accuracy", None) if accuracy is None else accuracy
+    return check(case, plan.output(), operands, plan.error_bound, seed, accuracy)
 
 
-def check(case: Case, output: NDArray[Any], operands: Operands, bound: ErrorBound, seed: int) -> Verification:
-    """Checks `output`, canonical, against the reference for `operands`."""
+def check(
+    case: Case, output: NDArray[Any], operands: Operands, bound: ErrorBound, seed: int, accuracy: float | None = None
+) -> Verification:
+    """Checks `output`, canonical, against the reference for `operands`; its relative L2 error too, given a tier."""
     if output.shape != case.output_shape:
         return Verification(passed=False, reason=f"output has shape {output.shape}, expected {case.output_shape}")
-    if reason := _bound_reason(bound) or _not_finite(output):
+    if reason := _bound_reason(bound) or tier_reason(accuracy) or _not_finite(output):
         return Verification(passed=False, reason=reason)
     checker = _Checker(case, output, operands, bound, np.random.default_rng([seed, 4]))
     axis, length = checker.contraction
     contraction_share, contraction_reason = checker.contract()
-    samples = checker.compare()
+    samples = checker.compare(accuracy)
     return Verification(
         passed=not (contraction_reason or samples.reason),
         reason=samples.reason or contraction_reason,
         max_error=samples.max_error,
         rms_error=samples.rms_error,
         bound_share=max(contraction_share, samples.share),
+        accuracy=accuracy,
         compared=samples.count,
         contracted_axis=axis,
         contracted_length=length,
@@ -181,12 +177,6 @@ def _fused_error(
 
 def _placed(n: int, k: int, index: list[int]) -> list[int]:
     return [n, k, *index[1:]]
-
-
-def relative_bound(case: Case, bound: ErrorBound) -> float:
-    """Allowed error of an element over the root of its squared products: c·(u_mul + u_acc·√L)·growth."""
-    u_mul, u_acc = UNIT_ROUNDOFF[case.math_mode]
-    return SAFETY * (u_mul + u_acc * math.sqrt(case.accumulation_length)) * bound.growth
 
 
 def _first_violation(
@@ -300,8 +290,8 @@ class _Checker:
         reason = _first_violation(error, allowed, f"the sum over {name} with random signs at")
         return _share(error, allowed), reason or ""
 
-    def compare(self) -> _Samples:
-        """Elements one by one."""
+    def compare(self, accuracy: float | None) -> _Samples:
+        """Elements one by one, and all of them together."""
         group, i, j = self._selection()
         a = _take(_take(self.a, self.group_axes["a"], group), self.axis_of_a, i)
         b = _take(_take(self.b, self.group_axes["b"], group), self.axis_of_b, j)
@@ -310,12 +300,13 @@ class _Checker:
             actual = _take(actual, axis, chosen)
         expected = self.function(self.axes, a, b)
         allowed = self._allowed(a, b, 1.0)
-        if storage := STORAGE_ROUNDOFF[self.case.dtype]:
-            allowed = allowed + storage * np.abs(expected)
         error = actual - expected
-        allowed = np.broadcast_to(allowed, error.shape)
         if not error.size:
             return _Samples("", 0.0, None, None, 0)
+        scale, typical, rms = _rms(expected), _rms(allowed) / relative_bound(self.case, self.bound), _rms(error)
+        if storage := STORAGE_ROUNDOFF[self.case.dtype]:
+            allowed = allowed + storage * np.abs(expected)
+        allowed = np.broadcast_to(allowed, error.shape)
 
         def place(index: list[int]) -> list[int]:  # of the selection, grouped, to one of the output
             group_axis = self.group_axes["out"]
@@ -325,10 +316,14 @@ class _Checker:
             index[group_axis] += g * self.out.shape[group_axis + 1]
             return index
 
-        reason = _first_violation(error, allowed, "element", place)
-        scale = float(np.sqrt(np.mean(expected**2))) or 1.0
-        return _Samples(reason or "", _share(error, allowed), float(np.max(np.abs(error))) / scale,
-                        float(np.sqrt(np.mean(error**2))) / scale, error.size)  # fmt: skip
+        reason = _first_violation(error, allowed, "element", place) or ""
+        share = _share(error, allowed)
+        if accuracy is not None:
+            # A few results may all be small by chance; the root of their squared products hardly is.
+            tier_share, beyond = l2_share(self.case, accuracy, rms, max(scale, typical))
+            share, reason = max(share, tier_share), reason or beyond
+        scale = scale or 1.0
+        return _Samples(reason, share, float(np.max(np.abs(error))) / scale, rms / scale, error.size)
 
     def _selection(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
         """Groups, and places along i and j, whose planes are compared: the ends and random ones in between."""
@@ -355,6 +350,10 @@ def selected_counts(case: Case, extents: Sequence[int]) -> list[int]:
         smallest = min((n for n in range(3) if counts[n] < extents[n]), key=lambda n: counts[n])
         counts[smallest] += 1
     return counts
+
+
+def _rms(array: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(array**2)))
 
 
 def _contract(array: NDArray[Any], axis: int, signs: NDArray[np.float64], power: int = 1) -> NDArray[np.float64]:

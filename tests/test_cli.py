@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from convbench import __version__
 from convbench.backends import available
+from convbench.backends.cpu import PLANNERS
 from convbench.cli import COMMANDS, main, options
 from convbench.datasheet import datasheets
 from convbench.journal import read_run
@@ -79,7 +80,7 @@ class Unusable(FakeBackend):
 
 
 class Raises(FakeBackend):
-    def algorithms(self, case):
+    def algorithms(self, case, options):
         raise LookupError("cannot\\nsay")
 
 
@@ -278,12 +279,15 @@ def test_the_version():
         ("run tiny.toml --max-memory 0", "size must be a number above 0"),
         ("run tiny.toml --max-memory 1e400GB", "size must be a number above 0"),
         ("run tiny.toml --threads 0", "0 is not in the range"),
+        ("run tiny.toml --accuracy 1e-3", "'1e-3' is not an accuracy; allowed: 1e-6, 1e-5, 1e-4"),
+        ("list algorithms tiny.toml --accuracy good", "'good' is not an accuracy"),
         ("run tiny.toml --seed -3", "-3 is not in the range"),
         ("run tiny.toml --format xml", "'xml' is not one of"),
         ("run tiny.toml -o tmp", "is a directory"),
         ("run tiny.toml --resume", "--resume needs -o, and excludes --force"),
         ("run tiny.toml --resume --force -o run.jsonl", "--resume needs -o, and excludes --force"),
         ("show run.jsonl --by colour", "'colour' is not one of"),
+        ("show run.jsonl --by network --phases", "--phases excludes --by"),
         ("analyze tiny.toml --pass sideways", "'sideways' is not a pass"),
         ("list suites extra", "unexpected extra argument"),
     ],
@@ -331,8 +335,8 @@ def test_a_damaged_suite(name, command):
         ("run missing.toml", "cannot read suite missing.toml: No such file or directory"),
         ("run ./tmp/", "cannot read suite ./tmp/: Is a directory"),
         ("run tiny.toml -b cpux", "unknown backend 'cpux' (a backend in a file is FILE.py:CLASS); did you mean 'cpu'?"),
-        ("run tiny.toml -b cpu:ftf", "unknown algorithm 'ftf' of backend cpu; did you mean 'fft'?"),
-        ("list algorithms tiny.toml -b cpu:ftf", "unknown algorithm 'ftf' of backend cpu; did you mean 'fft'?"),
+        ("run tiny.toml -b cpu:ftf", "unknown algorithm 'ftf' of backend cpu; did you mean 'fft'"),
+        ("list algorithms tiny.toml -b cpu:ftf", "unknown algorithm 'ftf' of backend cpu; did you mean 'fft'"),
         ("list algorithms tiny.toml -b gpu", "unknown backend 'gpu'"),
         ("analyze tiny.toml --machine h200", "unknown machine 'h200'; did you mean 'h200-sxm'"),
         ("run tiny.toml --filter c*", "no problem of tiny matches --filter c*"),
@@ -539,12 +543,12 @@ def test_a_backend_may_be_named_twice():
 
 def test_options_reach_the_run():
     measure("Mine", "--threads", "1", "--precision", "5%", "--max-time", "250ms", "--max-memory", "1GiB", "--seed", "4",
-            "-o", "run.jsonl")  # fmt: skip
+            "--accuracy", "1e-4", "-o", "run.jsonl")  # fmt: skip
     header = read_run(Path("run.jsonl")).header
     assert header["seed"] == 4
     assert header["options"] == {
-        "threads": 1, "processes": 1, "max_memory_bytes": 1 << 30, "precision": 0.05, "max_time_s": 0.25,
-        "min_rounds": 7, "max_samples": 50, "min_sample_s": 1e-3,
+        "threads": 1, "processes": 1, "accuracy": 1e-4, "tune": False, "max_memory_bytes": 1 << 30, "precision": 0.05,
+        "max_time_s": 0.25, "min_rounds": 7, "max_samples": 50, "min_sample_s": 1e-3,
     }  # fmt: skip
     assert header["suites"][0]["name"] == "tiny"
 
@@ -636,7 +640,7 @@ def test_ctrl_c_during_a_real_run(folder):
     assert "plain-3x3" in stdout
     assert "rows are partial" in stdout
     run = read_run(path)
-    assert len(run.rows) == 14 * 3 * 4
+    assert len(run.rows) == 14 * 3 * len(PLANNERS)
     assert {row.status for row in run.rows} == {"partial", "unsupported"}  # winograd is not for every shape
     assert any(row.time_s for row in run.rows)
     shown = process("show", str(path))
@@ -786,8 +790,8 @@ from convbench.backends import Candidate
 
 
 class Chooser(Mine):
-    def algorithms(self, case):
-        return [Candidate("auto", resolves_to="quick"), *super().algorithms(case)[1:]]
+    def algorithms(self, case, options):
+        return [Candidate("auto", resolves_to="quick"), *super().algorithms(case, options)[1:]]
 """
     )
     arguments = ("list", "algorithms", "tiny.toml", "--pass", "fprop", "--filter", "a", "-b", "chooser.py:Chooser")
@@ -796,6 +800,79 @@ class Chooser(Mine):
         ("auto", "quick"), ("quick", None), ("slow", None),
     ]  # fmt: skip
     assert "auto (quick) " in ok(*arguments).stdout
+
+
+def test_accuracy_limits_what_auto_takes():
+    Path("tiers.py").write_text(BACKEND + "\n\nTiers = variant(loose=A(accuracy=1e-4), exact=A())\n")
+    for accuracy, chosen in (("1e-4", "loose"), ("1e-5", "exact")):
+        arguments = ("--accuracy", accuracy, "--pass", "fprop", "--format", "json")
+        listed = json.loads(ok("list", "algorithms", "tiny.toml", "-b", "tiers.py:Tiers", *arguments).stdout)
+        rows = {row["algorithm"]: row for row in listed["algorithms"]}
+        assert rows["auto"]["resolves_to"] == chosen
+        assert {name: rows[name]["accuracy"] for name in ("loose", "exact")} == {"loose": 1e-4, "exact": 1e-6}
+        (row, _) = json.loads(
+            ok("run", "tiny.toml", "-b", "tiers.py:Tiers:auto", "-o", f"{chosen}.jsonl", *arguments).stdout
+        )["rows"]
+        assert (row["resolved"], row["accuracy"]) == (chosen, float(accuracy))
+    assert " 1e-04 " in ok("list", "algorithms", "tiny.toml", "-b", "tiers.py:Tiers").stdout
+
+
+TUNED = (
+    BACKEND
+    + """
+
+class Told(variant(slow=A(seconds=3e-3), quick=A(phases={"gather": 2e-4, "product": 6e-4}))):
+    def plan(self, case, algorithm, operands, options):
+        with open("planned", "a") as file:
+            file.write(algorithm + " ")
+        return super().plan(case, algorithm, operands, options)
+"""
+)
+
+
+def tune(*arguments):
+    """(the row, what was planned for it)"""
+    Path("told.py").write_text(TUNED)
+    Path("planned").write_text("")
+    result = ok("run", "tiny.toml", "--pass", "fprop", "--filter", "a", "-b", "told.py:Told:auto", "--format", "json",
+                *arguments)  # fmt: skip
+    (row,) = json.loads(result.stdout)["rows"]
+    return row, Path("planned").read_text().split(), result.stderr
+
+
+def test_what_auto_takes_is_measured_once(monkeypatch):
+    monkeypatch.setenv("CONVBENCH_CACHE", "cache")
+    row, planned, stderr = tune("-o", "first.jsonl")
+    assert (row["resolved"], planned) == ("slow", ["auto"])
+    assert "tuning" not in stderr
+    row, planned, stderr = tune("--tune", "-o", "second.jsonl")
+    assert (row["algorithm"], row["resolved"], planned) == ("auto", "quick", ["slow", "quick", "quick"])
+    assert re.search(r": tuning \d", stderr)
+    row, planned, _ = tune("--tune", "-o", "third.jsonl")
+    assert (row["resolved"], planned) == ("quick", ["quick"])
+    assert read_run(Path("third.jsonl")).header["options"]["tune"] is True
+    error = error_of(1, "run", "tiny.toml", "--pass", "fprop", "--filter", "a", "-b", "told.py:Told:auto", "--resume",
+                     "-o", "third.jsonl")  # fmt: skip
+    assert error == "Error: third.jsonl cannot be resumed: its tune was True, now False"
+    Path("cache/choices.json").write_text("{")
+    row, planned, stderr = tune("--tune", "-o", "fourth.jsonl")
+    assert (row["resolved"], planned) == ("quick", ["slow", "quick", "quick"])
+    assert "warning: cache/choices.json cannot be used (JSONDecodeError): choices are measured anew\n" in stderr
+
+
+def test_phases_are_measured_and_shown(monkeypatch):
+    monkeypatch.setenv("CONVBENCH_CACHE", "cache")
+    tune("--tune", "--phases", "-o", "run.jsonl")
+    rows = json.loads(ok("show", "run.jsonl", "--phases", "--format", "json").stdout)["phases"]
+    assert [(row["algorithm"], row["phase"]) for row in rows] == [
+        ("mine:auto (quick)", "gather"), ("mine:auto (quick)", "product"),
+    ]  # fmt: skip
+    assert [row["share"] for row in rows] == pytest.approx([0.25, 0.75])
+    shown = ok("show", "run.jsonl", "--phases").stdout
+    assert "its phases add up to 800 µs, 80% of its time, 1.00 ms" in shown
+    assert error_of(1, "show", str(GOLDEN), "--phases").endswith(
+        "has no phases: measure with `convbench run --phases`, on plans that can say"
+    )
 
 
 @pytest.fixture

@@ -37,10 +37,10 @@ def test_every_supported_row_is_ok(name):
             done.add(what)
             found.append(task)
     folder = Folder()
-    folder.add(HEADER)
+    folder.add(json.dumps(HEADER).encode())
     for event in run(found, OPTIONS):
         if not isinstance(event, Progress):
-            folder.add(json.loads(json.dumps(event)))
+            folder.add(json.dumps(event).encode())
     wrong = [row for row in folder.run().rows if row.status not in {Status.OK, Status.UNSUPPORTED}]
     assert not wrong, "\n".join(f"{row.key.label()}: {row.status}: {row.reason}" for row in wrong)
     assert len(folder.run().rows) == len(found)

@@ -16,13 +16,13 @@ PACKAGE = Path(convbench.__file__).parent
 LAYERS = [
     {"errors", "files", "units"},
     {"problem"},
-    {"work", "counts", "operands", "stats"},
+    {"work", "counts", "operands", "stats", "accuracy"},
     {"suite", "machine", "datasheet"},
     {"backends"},
     {"timing", "reference", "verify", "calibrate"},
     {"environment", "result", "fold", "journal", "memory", "recheck"},
     {"tasks"},
-    {"runner", "workers", "session", "doctor", "testing", "noise", "roofline", "compare"},
+    {"runner", "workers", "session", "tuning", "doctor", "testing", "noise", "roofline", "compare"},
     {"render", "formats"},
     {"cli"},
     {"__main__"},
@@ -197,7 +197,7 @@ def test_the_check_lets_pass(modules):
     assert complaints({f"convbench.{name}": source for name, source in modules.items()}) == []
 
 
-HEAVY = ["numpy", "scipy", "matplotlib", "rich", "cupy", "cudnn", "pynvml", "torch"]
+HEAVY = ["numpy", "scipy", "matplotlib", "rich", "msgspec", "cupy", "cudnn", "pynvml", "torch"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from convbench.journal import read_run
 from convbench.problem import PRECISIONS, Case, ConvPass, Epilogue, Layout, Problem
 from convbench.render import FORMATS, Column, Table, render
 from convbench.render.analysis import analysis_table
+from convbench.render.phases import phases_table
 from convbench.render.results import backends_table, fastest, headline, row_facts, rows_table, totals_table
 from convbench.render.table import LEAST
 from convbench.result import Row, RowKey, Run, Status
@@ -24,6 +25,7 @@ from convbench.suite import load_suite
 from convbench.tasks import Selection
 from convbench.timing import Round
 from convbench.units import format_time
+from convbench.work import Phase, Work
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = read_run(DATA / "run-v1.jsonl")
@@ -711,3 +713,50 @@ def test_a_canary_that_moved_is_a_note():
         "the memory canary, fixed work, went from 5.00 ms to 6.00 ms: the machine changed its speed during the run"
     ]
     assert not any("canary" in note for note in rows_table(replace(run, canaries=steady)).notes)
+
+
+# Phases
+
+
+def with_phases(row, *runs):
+    return replace(row, work=Work((replace(PHASE, name="gather", flops=0), PHASE)), phases=runs)
+
+
+PHASE = Phase(name="product", flops=4_000_000, bytes_read=1_000_000, bytes_written=500_000, footprint_bytes=1)
+
+
+def test_a_line_per_phase():
+    run = run_of(with_phases(timed("a", "gemm"), (2e-4, 8e-4), (1e-4, 7e-4), (3e-4, 9e-4)), timed("a", "fft"))
+    table = phases_table(run)
+    gather, product = table.rows
+    assert (gather["phase"], gather["time_s"], gather["share"]) == ("gather", 2e-4, pytest.approx(0.2))
+    assert (gather["flops"], gather["flop_per_s"], gather["bytes_per_s"]) == (0, None, pytest.approx(7.5e9))
+    assert (product["flop_per_s"], product["traffic_bytes"]) == (pytest.approx(5e9), 1_500_000)
+    assert table.notes == []
+    text = render([table], "table", width=120).splitlines()
+    assert text[1].split() == [
+        "problem", "pass", "algorithm", "phase", "time", "share", "flops", "bytes", "Gflop/s", "GB/s"
+    ]  # fmt: skip
+    assert text[-1].split()[3:] == ["product", "800", "µs", "80%", "4.00", "Mflop", "1.43", "MiB", "5.00", "1.88"]
+    assert [line.split()[3:6] for line in text[-2:]] == [["gather", "200", "µs"], ["product", "800", "µs"]]
+
+
+def test_rows_whose_phases_do_not_add_up_are_noted():
+    runs = {1.05: False, 1.11: True, 0.95: False, 0.89: True}
+    for total, noted in runs.items():
+        row = with_phases(timed("a", "gemm", 1e-3), (total * 5e-4, total * 5e-4))
+        assert bool(phases_table(run_of(row)).notes) == noted
+
+
+def test_phases_of_several_rows_are_set_apart():
+    rows = [with_phases(timed("a", name), (1e-4, 0.0)) for name in ("gemm", "fft")]
+    table = phases_table(run_of(*rows))
+    assert (len(table.rows), table.breaks) == (4, [2])
+    assert table.rows[1]["bytes_per_s"] is None
+    assert "–" in render([table], "markdown")
+    nothing = phases_table(run_of(with_phases(timed("a", "gemm"), (0.0, 0.0))))
+    assert [row["share"] for row in nothing.rows] == [None, None]
+
+
+def test_a_run_without_phases_has_no_table_of_them():
+    assert phases_table(run_of(timed("a", "gemm"), refused("a", "fft"))) is None

@@ -21,6 +21,7 @@ from convbench.journal import (
     case_line,
     failure_line,
     fold,
+    phases_line,
     read_run,
     round_line,
 )
@@ -29,10 +30,11 @@ from convbench.render import render
 from convbench.render.results import backends_table, rows_table
 from convbench.result import BROKEN, Row, RowKey, Status
 from convbench.timing import Round
+from convbench.verify import Verification
 from convbench.work import Phase, Work
 
-GOLDEN = Path(__file__).parent / "data" / "run-v2.jsonl"
-"""A run of schema version 2, written once by hand; never regenerated. Those of older versions lie beside it."""
+GOLDEN = Path(__file__).parent / "data" / "run-v3.jsonl"
+"""A run of schema version 3, written once by hand; never regenerated. Those of older versions lie beside it."""
 CONTENT = GOLDEN.read_bytes()
 LINES = CONTENT.splitlines(keepends=True)
 HEADER = json.loads(LINES[0])
@@ -42,7 +44,7 @@ PROBLEM = Problem(batch=2, in_channels=4, out_channels=6, groups=2, input_size=(
 KEY = RowKey(
     case=Case(suite="s", name="p", problem=PROBLEM, conv_pass=ConvPass.FPROP, dtype=Dtype.FP64,
               math_mode=MathMode.FP64, layout=Layout.NHWC, epilogue=Epilogue.BIAS_RELU, repeat=3),
-    backend="cpu", algorithm="auto", device="cpu", cache="cold", threads=7,
+    backend="cpu", algorithm="auto", device="cpu", cache="cold", threads=7, accuracy=1e-6,
 )  # fmt: skip
 WORK = Work(
     (
@@ -94,6 +96,8 @@ def test_every_kind_of_line_survives_the_journal(tmp_path):
     journal.append(case_line(2, refused))
     journal.append(canary_line(0, {"compute": 0.5, "memory": 0.25}))
     journal.append(round_line(0, 0, FLAGGED, None))
+    journal.append(phases_line(0, 0, [[0.5, 0.25], [0.75, 0.25]]))
+    journal.append(phases_line(0, 1, [[0.5, 1.0]]))
     journal.append(round_line(0, 1, Round(1, (Sample(2.0, 1.0),)), "stalled"))
     journal.append(failure_line(1, Status.FAILED, "RuntimeError: broke"))
     journal.close()
@@ -101,7 +105,13 @@ def test_every_kind_of_line_survives_the_journal(tmp_path):
     run = read_run(path)
     assert run.header == {"type": "header", "schema_version": SCHEMA_VERSION, **header}
     assert run.rows == (
-        replace(ROW, status=Status.OK, rounds=(FLAGGED, Round(1, (Sample(2.0, 1.0),))), stop_reason="stalled"),
+        replace(
+            ROW,
+            status=Status.OK,
+            rounds=(FLAGGED, Round(1, (Sample(2.0, 1.0),))),
+            stop_reason="stalled",
+            phases=((0.5, 0.25), (0.75, 0.25), (0.5, 1.0)),
+        ),
         replace(other, status=Status.FAILED, reason="RuntimeError: broke"),
         refused,
     )
@@ -140,17 +150,11 @@ def test_each_line_is_stored_before_append_returns(tmp_path):
 def test_a_key_survives_with_its_layout_by_name(ndim, layout):
     problem = Problem(batch=1, in_channels=1, out_channels=1, input_size=(3,) * ndim, filter_size=(1,) * ndim)
     key = replace(KEY, case=replace(KEY.case, problem=problem, layout=layout))
-    fields = json.loads(json.dumps(key.to_dict()))
-    assert fields["case"]["layout"] == layout.name_for(ndim)
-    assert RowKey.from_dict(fields) == key
-    assert hash(RowKey.from_dict(fields)) == hash(key)
-
-
-def test_a_key_leaves_what_it_is_read_from_unchanged():
-    fields = KEY.to_dict()
-    copy = json.loads(json.dumps(fields))
-    RowKey.from_dict(fields)
-    assert json.loads(json.dumps(fields)) == copy
+    line = case_line(0, replace(ROW, key=key))
+    assert line["key"]["case"]["layout"] == layout.name_for(ndim)
+    read = written(line).rows[0].key
+    assert read == key
+    assert hash(read) == hash(key)
 
 
 def test_a_label_names_case_backend_and_algorithm():
@@ -190,6 +194,25 @@ def test_numpy_numbers_of_a_backend_are_written_as_numbers(tmp_path):
     journal.close()
     row = read_run(tmp_path / "run.jsonl").rows[0]
     assert (row.work.executed_flops, row.workspace_bytes, row.time_s) == (7, 5, 0.5)
+
+
+def test_phases_are_their_median_over_runs():
+    row = replace(ROW, phases=((1.0, 5.0), (3.0, 4.0), (2.0, 6.0)))
+    assert row.phases_s == (2.0, 5.0)
+    assert ROW.phases_s is None
+
+
+@pytest.mark.parametrize(
+    "seconds", [[[1.0]], [[1.0, 2.0, 3.0]], [[1.0, -1.0]], [[1.0, 1e13]], [[1.0, "2"]], [1.0], [[]]]
+)
+def test_phases_that_are_not_those_of_the_work_are_damage(seconds):
+    with pytest.raises(InputError, match="damaged line"):
+        written(case_line(0, ROW), {"type": "phases", "row": 0, "process": 0, "seconds": seconds})
+
+
+def test_phases_of_a_row_that_is_finished_are_damage():
+    with pytest.raises(InputError, match="row 0 is ok: nothing can follow"):
+        written(case_line(0, ROW), round_line(0, 0, FLAGGED, "precision"), phases_line(0, 0, [[1.0, 2.0]]))
 
 
 # Where it is written
@@ -625,6 +648,7 @@ DAMAGE = {
     "work lacks flops": (PLANNED, "work.0.flops", ...),
     "work has text for flops": (PLANNED, "work.0.flops", "many"),
     "work is too much": (PLANNED, "work.0.flops", 10**400),
+    "work has a negative count": (PLANNED, "work.0.launches", -1),
     "work has an unknown field": (PLANNED, "work.0.extra", 1),
     "verification is a list": (PLANNED, "verification", []),
     "error is text": (PLANNED, "verification.rms_error", "small"),
@@ -665,8 +689,10 @@ def test_damage_is_an_error_with_its_line_number(name):
 
 @pytest.mark.parametrize(
     ("token", "said"),
-    [(b"NaN", "not JSON"), (b"Infinity", "not JSON"), (b"-Infinity", "not JSON"), (b"1e999", "(wall_s is inf)"),
-     (b"1e13", "(wall_s is 1"), (b"1e-300", "(wall_s is 1e-300)")],
+    [(b"NaN", "not JSON"), (b"Infinity", "not JSON"), (b"-Infinity", "not JSON"),
+     (b"1e999", "(wall_s[2]: Number out of range)"), (b"-1", "(wall_s[2]: Expected float >= 0.0)"),
+     (b"1e13", "(wall_s[2]: Expected float <= 1000000000000.0)"), (b"true", "(wall_s[2]: Expected float, got bool)"),
+     (b"1e-300", "(wall_s: 1e-300 is less than 1e-15, and not 0)")],
 )  # fmt: skip
 def test_a_number_that_is_no_time_is_damage(token, said):
     content = CONTENT.replace(b"[0.002,0.004,0.1]", b"[0.002,0.004," + token + b"]", 1)
@@ -678,7 +704,10 @@ def test_blank_and_foreign_lines_are_damage():
     raises_about(CONTENT + b"\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
     raises_about(b"\n" + CONTENT, "run.jsonl:1: not JSON")
     raises_about(CONTENT + b"\xff\xff\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
-    raises_about(CONTENT + b"[" * 100_000 + b"\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
+    raises_about(CONTENT + b'{"a":' + b"[" * 100_000 + b"\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
+    for foreign in (b'"\xff"', b"NaN", b"\x00", b"[" * 100_000):  # in what is left out
+        content = CONTENT.replace(b'"type":"round",', b'"type":"round","more":' + foreign + b",", 1)
+        raises_about(content, f"run.jsonl:{ROUND + 1}: not JSON")
 
 
 def test_a_negative_result_is_a_negative_number_in_its_message():
@@ -738,14 +767,33 @@ def test_a_run_of_a_header_alone_has_no_rows():
     assert (run.rows, run.canaries, run.next_row, run.end) == ((), (), 0, len(LINES[0]))
 
 
-def test_an_older_file_reads_as_this_version_does():
-    """Version 1 knew one process only."""
-    old, new = read_run(GOLDEN.parent / "run-v1.jsonl"), read_run(GOLDEN)
-    assert {r.process for row in old.rows for r in row.rounds} == {0}
-    assert {r.process for row in new.rows for r in row.rounds} == {0, 1}
-    assert [replace(row, rounds=tuple(replace(r, process=0) for r in row.rounds)) for row in new.rows] == [*old.rows]
+def as_version_2(row):
+    """Knew neither phases nor an accuracy other than the default."""
+    accuracy = None if row.key.accuracy is None else 1e-5
+    return replace(row, key=replace(row.key, accuracy=accuracy), phases=())
+
+
+def as_version_1(row):
+    """Knew one process only."""
+    return replace(as_version_2(row), rounds=tuple(replace(r, process=0) for r in row.rounds))
+
+
+@pytest.mark.parametrize(("version", "without"), [(1, as_version_1), (2, as_version_2)])
+def test_an_older_file_reads_as_this_version_does(version, without):
+    old, new = read_run(GOLDEN.parent / f"run-v{version}.jsonl"), read_run(GOLDEN)
+    assert [without(row) for row in new.rows] == [*old.rows]
+    assert [*new.rows] != [*old.rows]
     assert (old.canaries, old.next_row) == (new.canaries, new.next_row)
-    assert old.header == new.header | {"schema_version": 1}
+    options = {name: value for name, value in new.header["options"].items() if name != "accuracy"}
+    assert old.header == new.header | {"schema_version": version, "options": options}
+
+
+def test_the_golden_run_has_what_the_newest_version_added():
+    rows = read_run(GOLDEN).rows
+    assert {r.process for row in rows for r in row.rounds} == {0, 1}
+    assert {row.key.accuracy for row in rows if row.key.algorithm == "auto"} == {1e-6}
+    assert {row.key.accuracy for row in rows if row.key.algorithm != "auto"} == {None}
+    assert [row.phases_s for row in rows if row.phases] == [(0.0005, 0.0011)]
 
 
 def test_each_old_version_has_its_step_and_its_golden_file():
@@ -799,6 +847,18 @@ def test_names_that_cannot_be_printed_are_refused_when_written(tmp_path):
     with pytest.raises(InputError, match=r"the name 'evil\\x1b\[0m' cannot be printed"):
         journal.append(case_line(0, replace(ROW, key=replace(KEY, backend="evil\x1b[0m"))))
     journal.close()
+
+
+def test_verifications_keep_all_their_fields():
+    found = Verification(passed=False, reason="r", max_error=1.5, rms_error=1.25, bound_share=2.0, compared=9,
+                         contracted_axis="k", contracted_length=3)  # fmt: skip
+    found = {name: 1e-5 if value is None else value for name, value in found.to_dict().items()}
+    assert written(case_line(0, replace(ROW, verification=found))).rows[0].verification == found
+
+
+def test_half_a_surrogate_pair_in_a_reason_is_written_as_text():
+    row = replace(ROW, status=Status.SKIPPED, reason="no \ud800")
+    assert written(case_line(0, row)).rows[0].reason == r"no \ud800"
 
 
 def test_half_a_surrogate_pair_is_damage():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 import weakref
 from dataclasses import replace
@@ -12,12 +13,12 @@ import pytest
 
 from convbench import operands as operands_module
 from convbench.backends import AUTO, BackendSpec
-from convbench.backends.cpu import CpuBackend
+from convbench.backends.cpu import PLANNERS, CpuBackend
 from convbench.errors import UnsupportedError
 from convbench.journal import SCHEMA_VERSION, fold
 from convbench.problem import PRECISIONS, ConvPass, Epilogue
 from convbench.result import COLD, WARM, Status
-from convbench.runner import Progress, RunOptions, Spent, run
+from convbench.runner import PHASE_RUNS, Progress, RunOptions, Spent, run
 from convbench.suite import load_suite, parse_suite
 from convbench.tasks import Selection, Task, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
@@ -338,6 +339,122 @@ def test_an_epilogue_that_was_left_out_is_wrong():
     assert (row.status, row.time_s) == ("wrong", None)
 
 
+def inexact(right):
+    """Off by 4e-7 of the result's size, everywhere: within the bound of each element, 1.2e-6 of its root."""
+    return (right + 4e-7 * np.sqrt(np.mean(right**2))).astype(right.dtype)
+
+
+def test_a_row_beyond_its_tier_is_wrong_and_says_why():
+    rows = measure(honest=FakeAlgorithm(fault=inexact), proud=FakeAlgorithm(fault=inexact, accuracy=2e-7))
+    assert {name: row.status for name, row in rows.items()} == {"honest": "ok", "proud": "wrong"}
+    reason = r"the relative L2 error is [34]\.?\d?e-07, the stated accuracy of 2e-07 allows 2e-07 here"
+    assert re.fullmatch(reason, rows["proud"].reason)
+    assert rows["proud"].time_s is None
+    assert {name: row.verification["accuracy"] for name, row in rows.items()} == {"honest": 1e-6, "proud": 2e-7}
+
+
+class Stating(FakeBackend):
+    """Its plans state a tier themselves."""
+
+    def __init__(self, accuracy, behaviour):
+        super().__init__({"quick": behaviour})
+        self.accuracy = accuracy
+
+    def plan(self, *arguments):
+        plan = super().plan(*arguments)
+        plan.accuracy = self.accuracy
+        return plan
+
+
+@pytest.mark.parametrize("epilogue", Epilogue)
+@pytest.mark.parametrize(("stated", "status"), [(2e-7, "wrong"), (1e-5, "ok"), (1, "wrong")])
+def test_a_plan_may_state_another_tier_than_its_candidate(stated, status, epilogue):
+    backend = Stating(stated, FakeAlgorithm(fault=inexact))
+    row = measure(replace(FPROP, epilogues=(epilogue,)), backend=backend)["quick"]
+    assert row.status == status
+    assert row.verification["accuracy"] == (stated if stated < 1 else None)
+
+
+def test_what_auto_took_keeps_what_was_asked_for():
+    """A backend that takes an algorithm of a looser tier is found out by the error."""
+    backend = Stating(1e-4, FakeAlgorithm(fault=inexact, accuracy=1e-7))
+    for accuracy, status in ((1e-5, "ok"), (2e-7, "wrong")):
+        found = tasks(FPROP.cases([SUITE]), specs(AUTO, backend=backend), 1, accuracy=accuracy)
+        row = rows_of(lines_of(found, replace(OPTIONS, accuracy=accuracy)))[0]
+        assert (row.status, row.verification["accuracy"]) == (status, accuracy)
+
+
+def test_auto_takes_an_algorithm_that_is_exact_enough():
+    behaviour = {"loose": FakeAlgorithm(accuracy=1e-4), "exact": FakeAlgorithm()}
+    for accuracy, resolved in ((1e-4, "loose"), (1e-5, "exact")):
+        found = tasks(FPROP.cases([SUITE]), specs(AUTO, "loose", **behaviour), 1, accuracy=accuracy)
+        auto, named = rows_of(lines_of(found, replace(OPTIONS, accuracy=accuracy)))
+        assert (auto.resolved, auto.status) == (resolved, "ok")
+        assert (named.resolved, named.status) == ("loose", "ok")
+
+
+# Phases
+
+
+PHASES = {"gather": 2e-4, "product": 8e-4}
+
+
+def measure_phases(backend=None, **options):
+    found = tasks(FPROP.cases([SUITE]), specs("quick", backend=backend, quick=FakeAlgorithm(phases=PHASES)), 1)
+    lines = lines_of(found, replace(OPTIONS, **options))
+    return rows_of(lines)[0], [line["type"] for line in lines]
+
+
+def test_phases_are_measured_where_they_are_asked_for():
+    row, kinds = measure_phases(phases=True)
+    assert row.status == "ok"
+    assert [phase.name for phase in row.work.phases] == [*PHASES]
+    assert row.phases_s == pytest.approx((2e-4, 8e-4))
+    assert len(row.phases) == PHASE_RUNS
+    assert kinds[-2:] == ["phases", "round"]
+    plain, kinds = measure_phases()
+    assert (plain.phases, plain.phases_s, "phases" in kinds) == ((), None, False)
+    assert plain.time_s == row.time_s
+
+
+def test_a_plan_that_cannot_say_is_measured_all_the_same():
+    row = measure(options=replace(OPTIONS, phases=True), quick=FakeAlgorithm())["quick"]
+    assert (row.status, row.phases) == ("ok", ())
+
+
+class Phased(FakeBackend):
+    """Its plans give what `answer` gives."""
+
+    def __init__(self, answer):
+        super().__init__({"quick": FakeAlgorithm(phases=PHASES)})
+        self.answer = answer
+
+    def plan(self, *arguments):
+        plan = super().plan(*arguments)
+        plan.run_phases = lambda _clock: self.answer()
+        return plan
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    (lambda: [1.0], r"run_phases gave 1 times, work has 2 phases"),
+    (lambda: [1.0, -1.0], r"run_phases gave \[1\.0, -1\.0\] seconds"),
+    (lambda: [1.0, float("nan")], r"run_phases gave \[1\.0, nan\] seconds"),
+    (lambda: 1 / 0, r"ZeroDivisionError: .*"), (lambda: None, r"TypeError: .*"),
+], ids=["too few", "negative", "nan", "raises", "none"])  # fmt: skip
+def test_a_plan_that_says_nonsense_about_its_phases_has_failed(answer, reason):
+    row, _ = measure_phases(Phased(answer), phases=True)
+    assert (row.status, row.time_s, row.phases) == ("failed", None, ())
+    assert re.fullmatch(reason, row.reason)
+
+
+def test_an_interrupt_in_a_phase_passes_through():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_phases(Phased(interrupt), phases=True)
+
+
 # Journal
 
 
@@ -376,6 +493,16 @@ def test_the_same_seed_gives_the_same_lines():
 def test_rows_keep_the_indices_of_their_tasks():
     found = [replace(task, index=task.index + 40) for task in tasks(FPROP.cases([SUITE]), specs(), 1)]
     assert {line["row"] for line in lines_of(found) if "row" in line} == {40, 41}
+
+
+def test_a_row_is_announced_before_each_of_its_rounds():
+    found = tasks(FPROP.cases([SUITE]), specs(), 1)
+    seen = []
+    events = run(found, OPTIONS, announce=lambda row: seen.append(("announced", row)))
+    seen.extend(("round", e["row"]) for e in events if not isinstance(e, Progress) and e["type"] == "round")
+    assert {row for _, row in seen} == {task.index for task in found}
+    assert seen[::2] == [("announced", row) for _, row in seen[1::2]]
+    assert all(kind == "round" for kind, _ in seen[1::2])
 
 
 def test_progress_names_the_row_and_what_is_done():
@@ -485,9 +612,9 @@ def test_the_cpu_backend_end_to_end():
     options = replace(OPTIONS, timing=TimingOptions(max_time_s=1e-3, min_sample_s=1e-5))
     found = tasks(selection.cases([suite]), [BackendSpec(CpuBackend()), BackendSpec(CpuBackend(), AUTO)], 1)
     rows = rows_of(lines_of(found, options))
-    assert len(rows) == 3 * 3 * 5
+    assert len(rows) == 3 * 3 * (len(PLANNERS) + 1)
     refused = [row for row in rows if row.status is Status.UNSUPPORTED]
-    assert {row.key.algorithm for row in refused} == {"winograd"}
+    assert not {row.key.algorithm for row in refused} & {AUTO, "direct", "gemm", "fft"}
     assert {row.status for row in rows if row not in refused} == {Status.OK}
     assert all(row.time_s > 0 for row in rows if row not in refused)
     assert isinstance(found[0], Task)

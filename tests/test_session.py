@@ -242,10 +242,10 @@ def test_a_pipe_cannot_be_resumed(path):
 
 
 def test_a_run_of_an_older_schema_is_not_mixed_with_a_newer_one(path, started):
-    content = path.read_bytes().replace(b'"schema_version":2', b'"schema_version":1', 1)
+    content = path.read_bytes().replace(b'"schema_version":3', b'"schema_version":2', 1)
     path.write_bytes(content)
     assert read_run(path).rows
-    with pytest.raises(InputError, match="its schema version was 1, now 2"):
+    with pytest.raises(InputError, match="its schema version was 2, now 3"):
         session.resume(path, new_header(started), started)
     assert path.read_bytes() == content
 
@@ -295,6 +295,7 @@ OTHER_DEVICE = {"fake": {"machine": {}, "fingerprint": "feedfeedfeed", "ceilings
         ("devices", OTHER_DEVICE, "machine", "feedfeedfeed"),
         ("seed", 5, "seed", "5"),
         ("threads", 3, "threads", "3"),
+        ("accuracy", 1e-6, "accuracy", "1e-06"),
         ("precision", 0.25, "precision", "0.25"),
         ("max_time_s", 9.5, "max_time_s", "9.5"),
         ("min_rounds", 99, "min_rounds", "99"),

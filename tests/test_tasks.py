@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from convbench.backends import AUTO, BackendSpec, Candidate
-from convbench.backends.cpu import CpuBackend
+from convbench.backends import AUTO, BackendSpec, Candidate, PlanOptions
+from convbench.backends.cpu import PLANNERS, CpuBackend
 from convbench.errors import InputError
 from convbench.memory import operand_bytes, verification_bytes
 from convbench.problem import PRECISIONS, ConvPass, Dtype, Epilogue, Layout, MathMode
@@ -197,12 +197,48 @@ def test_a_row_needs_operands_plan_and_verification():
 @pytest.mark.parametrize("transient", [0, 400, 10**9])
 def test_what_a_run_holds_for_its_time_is_not_there_while_it_is_verified(transient):
     class Sized(FakeBackend):
-        def algorithms(self, case):
+        def algorithms(self, case, options):
             return [Candidate("quick", None, 10**9 + 500, transient)]
 
     task = tasks(FPROP.cases([SUITE]), specs(backend=Sized()), 1)[0]
     checks = verification_bytes(task.case)
     assert task.memory_bytes == operand_bytes(task.case) + 10**9 + 500 - transient + max(transient, checks)
+
+
+# Accuracy
+
+
+TIERS = {"loose": FakeAlgorithm(accuracy=1e-4), "usual": FakeAlgorithm(accuracy=1e-5), "exact": FakeAlgorithm()}
+
+
+@pytest.mark.parametrize(("accuracy", "chosen"), [(1e-4, "loose"), (1e-5, "usual"), (1e-6, "exact")])
+def test_accuracy_limits_what_auto_takes(accuracy, chosen):
+    (task,) = tasks(FPROP.cases([SUITE]), specs(AUTO, **TIERS), 1, accuracy=accuracy)
+    assert task.candidate.resolves_to == chosen
+    assert task.candidate.accuracy == accuracy
+
+
+def test_accuracy_is_part_of_the_key_of_auto_alone():
+    """Runs of other tiers do not compare in what they left to the backend, and do in what they named."""
+
+    def keys(*algorithms, accuracy):
+        return [task.key for task in tasks(FPROP.cases([SUITE]), specs(*algorithms, **TIERS), 1, accuracy=accuracy)]
+
+    assert [key.accuracy for key in keys(AUTO, "exact", accuracy=1e-4)] == [1e-4, None]
+    assert keys(AUTO, accuracy=1e-4) != keys(AUTO, accuracy=1e-5)
+    assert keys("loose", "exact", accuracy=1e-6) == keys("loose", "exact", accuracy=1e-4)
+
+
+def test_a_backend_is_asked_with_what_its_plans_will_get():
+    seen = []
+
+    class Asked(FakeBackend):
+        def algorithms(self, case, options):
+            seen.append(options)
+            return super().algorithms(case, options)
+
+    tasks(FPROP.cases([SUITE]), specs(backend=Asked()), 3, accuracy=1e-6)
+    assert seen == [PlanOptions(threads=3, accuracy=1e-6)]
 
 
 def grouped(found, max_memory):
@@ -227,7 +263,7 @@ def test_a_large_problem_alone_is_split():
         return 10**6 if case.name == "second" else 10
 
     class Sized(FakeBackend):
-        def algorithms(self, case):
+        def algorithms(self, case, options):
             return [Candidate(name, None, memory(case)) for name in self.behaviour]
 
     found = tasks(Selection(passes=(ConvPass.FPROP,)).cases([SUITE]), specs(backend=Sized()), 1)
@@ -240,7 +276,7 @@ def test_every_row_is_in_one_group_whatever_the_memory():
     found = tasks(Selection().cases([load_suite("smoke")]), [BackendSpec(CpuBackend())], 1)
     for memory in (1, 10**5, 10**6, 10**7, 10**9):
         assert sorted(task.index for group in groups_by_memory(found, memory) for task in group) == list(
-            range(14 * 3 * 4)
+            range(14 * 3 * len(PLANNERS))
         )
 
 

@@ -147,8 +147,22 @@ def test_times_are_cycled_through_from_the_first():
 
 def test_auto_is_the_first_algorithm():
     backend = FakeBackend({"b": FakeAlgorithm(memory_bytes=7), "a": FakeAlgorithm()})
-    assert backend.algorithms(CASE) == [Candidate(AUTO, None, 7), Candidate("b", None, 7), Candidate("a", None, 0)]
+    assert backend.algorithms(CASE) == [
+        Candidate(AUTO, None, 7, resolves_to="b"), Candidate("b", None, 7), Candidate("a", None, 0)
+    ]  # fmt: skip
     assert backend.plan(CASE, AUTO, OPERANDS, PlanOptions()).algorithm == "b"
+
+
+def test_auto_is_the_first_that_is_exact_enough():
+    backend = FakeBackend({"b": FakeAlgorithm(accuracy=1e-5), "a": FakeAlgorithm(estimated_s=0.5)})
+    for accuracy, name in ((1e-4, "b"), (1e-5, "b"), (1e-6, "a")):
+        options = PlanOptions(accuracy=accuracy)
+        auto, *named = backend.algorithms(CASE, options)
+        assert [(c.algorithm, c.accuracy, c.estimated_s) for c in named] == [("b", 1e-5, None), ("a", 1e-6, 0.5)]
+        assert (auto.resolves_to, auto.reason) == (name, None)
+        assert backend.plan(CASE, AUTO, OPERANDS, options).algorithm == name
+    none = FakeBackend({"b": FakeAlgorithm(accuracy=1e-5)}).algorithms(CASE, PlanOptions(accuracy=1e-6))
+    assert none[0].reason == "no algorithm keeps 1e-06"
 
 
 def test_it_is_usable_unless_told_otherwise():
@@ -207,6 +221,17 @@ def one_element(right):
     if right.size:
         right.flat[right.size // 2] += 0.5
     return right
+
+
+def test_an_error_beyond_the_tier_is_found_out():
+    def inexact(right):
+        return (right * (1 + 2e-7)).astype(right.dtype) if right.dtype == np.float32 else right
+
+    backend = FakeBackend({"honest": FakeAlgorithm(fault=inexact), "not": FakeAlgorithm(fault=inexact, accuracy=1e-7)})
+    found = check_backend(backend, count=30)
+    assert found
+    assert all(line.startswith("not: random/p") for line in found)
+    assert any("the stated accuracy of 1e-07 allows" in line for line in found)
 
 
 @pytest.mark.parametrize(

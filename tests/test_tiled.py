@@ -542,3 +542,13 @@ def test_it_multiplies_less_than_the_definition():
         nominal_flops(case.problem) * tile.reads**2 * (planner.counts[0] * tile.m / 54) ** 2
     )
     assert planner.work().executed_flops < nominal_flops(case.problem) / 2.5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("conv_pass", ConvPass)
+def test_phases_take_what_a_run_takes(conv_pass, threads, monkeypatch):
+    small_chunks(monkeypatch, 4000)
+    plan = assert_right(make_case(PROBLEMS["vgg, small"], conv_pass), "winograd", threads)
+    seconds = plan.run_phases(None)
+    assert len(seconds) == len(plan.work.phases)
+    assert min(seconds) > 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from convbench import verify
+from convbench.accuracy import l2_bound
 from convbench.backends import ErrorBound, PlanOptions
 from convbench.backends.cpu import CpuBackend
 from convbench.operands import Operands
@@ -269,9 +270,52 @@ def test_the_same_seed_gives_the_same_result(case):
 def test_a_verification_becomes_a_dict_of_plain_values():
     case = make_case(PROBLEMS["2d"], ConvPass.DGRAD)
     operands, _ = prepared(case)
-    fields = verify.check(case, correct(case, operands), operands, ErrorBound(), seed=0).to_dict()
+    fields = verify.check(case, correct(case, operands), operands, ErrorBound(), 0, 1e-6).to_dict()
     assert {type(value) for value in fields.values()} == {bool, str, float, int}
     assert fields["passed"] is True
+
+
+# Tiers
+
+
+@pytest.mark.parametrize("case", LARGE_CASES, ids=case_id)
+def test_a_relative_l2_error_beyond_its_tier_is_wrong(case):
+    """Each element is within its own bound: the error shows in all of them together."""
+    operands, _ = prepared(case)
+    right = correct(case, operands)
+    noise = np.random.default_rng(3).choice([-1.0, 1.0], case.output_shape) * np.sqrt(np.mean(right**2))
+    for share, passed in ((0.9, True), (1.1, False)):
+        output = (right + share * l2_bound(case, 1e-6) * noise).astype(np.float32)
+        result = verify.check(case, output, operands, ErrorBound(), 0, 1e-6)
+        assert result.passed == passed
+        assert result.accuracy == 1e-6
+        assert verify.check(case, output, operands, ErrorBound(), 0).passed
+    assert "the stated accuracy of 1e-06 allows" in result.reason
+    assert result.bound_share == pytest.approx(1.1, rel=0.05)
+
+
+def test_results_that_are_small_by_chance_raise_no_alarm():
+    """A sum of nine products may be nearly 0: an error of a few roundoffs of its terms is far from it all the same."""
+    case = make_case(Problem(batch=1, in_channels=1, out_channels=1, input_size=(9,), filter_size=(9,)), ConvPass.FPROP)
+    small = 0
+    for seed in range(200):
+        operands = Operands(case.problem, case.dtype, seed)
+        root = np.sqrt(np.sum(operands.x.astype(np.float64) ** 2 * operands.w.astype(np.float64) ** 2))
+        right = correct(case, operands).astype(np.float64)
+        small += abs(right.item()) < 0.1 * root
+        for share, passed in ((0.8, True), (1.2, False)):
+            error = share * 1e-6 * max(root, abs(right.item()))
+            result = verify.check(case, right + error, operands, ErrorBound(growth=10), 0, 1e-6)
+            assert result.passed == passed
+    assert small >= 5
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1e-3, math.nan])
+def test_a_tier_that_says_nothing_is_refused(accuracy):
+    case = LARGE_CASES[0]
+    operands, _ = prepared(case)
+    result = verify.check(case, correct(case, operands), operands, ErrorBound(), 0, accuracy)
+    assert result.reason == f"the stated accuracy is {accuracy:g}, allowed is more than 0 and up to 0.0001"
 
 
 # Degenerate extents

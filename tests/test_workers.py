@@ -1,17 +1,22 @@
 """Rounds of several worker processes: scripted lines for the rules, real workers for the rest."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from convbench import workers
-from convbench.backends import BackendSpec
+from convbench.backends import AUTO, BackendSpec
 from convbench.errors import ConvbenchError
 from convbench.journal import read_run
 from convbench.problem import ConvPass
+from convbench.result import Status
 from convbench.runner import Progress, RunOptions, Spent
 from convbench.suite import load_suite
 from convbench.tasks import Selection, tasks
@@ -56,6 +61,42 @@ def test_each_worker_is_asked_for_its_share(monkeypatch):
     labels = [json.dumps(task.key.to_dict(), sort_keys=True) for task in FOUND]
     assert all(r["rows"] == [[4, 10, labels[0]], [5, 11, labels[1]]] for r in requests)
     assert (spent.planning, spent.samples) == (3.0, 6.0)
+
+
+def test_each_worker_is_told_what_auto_takes(monkeypatch):
+    first, second = tasks(CASES, [BackendSpec(FakeBackend(), AUTO)], 1, ("warm", "cold"))
+    monkeypatch.setattr(sys.modules[__name__], "FOUND", [first.taking("slow"), second])
+    _, requests, _ = scripted(monkeypatch, [[DONE], [DONE], [DONE]])
+    assert [r["chosen"] for r in requests] == [{0: "slow"}] * 3
+
+
+FAKE = """
+from convbench.testing import FakeAlgorithm, FakeBackend
+
+class Fake(FakeBackend):
+    def __init__(self):
+        super().__init__({"slow": FakeAlgorithm(seconds=3e-3), "quick": FakeAlgorithm(phases={"all": 1e-3})})
+
+    def plan(self, case, algorithm, operands, options):
+        with open("planned", "a") as file:
+            file.write(algorithm + " ")
+        return super().plan(case, algorithm, operands, options)
+"""
+
+
+@pytest.mark.parametrize("how", [("--processes", "3"), ("--isolate",)])
+def test_what_auto_takes_is_measured_once_and_told_to_all(tmp_path, how):
+    (tmp_path / "fake.py").write_text(FAKE)
+    env = os.environ | {"CONVBENCH_CACHE": str(tmp_path / "cache")}
+    arguments = ("-b", "./fake.py:Fake:auto", "--pass", "fprop", "--filter", "plain-3x3", "-o", "run.jsonl")
+    done = run_program(*arguments, "--tune", "--phases", *how, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    (row,) = read_run(tmp_path / "run.jsonl").rows
+    workers = 3 if "--processes" in how else 1
+    assert (row.key.algorithm, row.resolved, row.status) == ("auto", "quick", "ok")
+    assert (tmp_path / "planned").read_text().split() == ["slow", "quick"] + ["quick"] * workers
+    assert len(row.phases) == 5 * workers
+    assert row.phases_s == pytest.approx((1e-3,))
 
 
 def test_a_row_is_opened_by_the_first_worker_and_finished_by_the_last(monkeypatch):
@@ -160,9 +201,9 @@ from convbench.backends.cpu import CpuBackend
 print("while it is loaded")
 
 class Noisy(CpuBackend):
-    def algorithms(self, case):
+    def algorithms(self, case, options):
         print('{"type": "while it is asked"}')
-        return super().algorithms(case)
+        return super().algorithms(case, options)
 
     def plan(self, case, algorithm, operands, options):
         plan = super().plan(case, algorithm, operands, options)
@@ -207,3 +248,249 @@ def test_a_suite_that_changes_meanwhile_is_refused(tmp_path):
     assert done.returncode == 1
     assert "a suite or a backend changed while worker processes measured" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Isolated backends
+
+
+BROKEN = """
+import ctypes, os, signal, time
+from convbench.backends.cpu import CpuBackend
+
+class Breaks(CpuBackend):
+    passes = ("fprop", "dgrad", "wgrad")
+    good_runs = 0
+
+    def plan(self, case, algorithm, operands, options):
+        with open("pids", "a") as pids:
+            pids.write(f"{os.getpid()}\\n")
+        plan = super().plan(case, algorithm, operands, options)
+        run, runs = plan.run, 0
+        def breaking():
+            nonlocal runs
+            runs += 1
+            if runs > self.good_runs:
+                self.breaks()
+            run()
+        if case.conv_pass in self.passes:
+            plan.run = breaking
+        return plan
+
+class Crashes(Breaks):
+    name = "crashes"
+    def breaks(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+class Hangs(Breaks):
+    name = "hangs"
+    def breaks(self):
+        time.sleep(1e6)
+
+class Exits(Breaks):
+    name = "exits"
+    passes = ("dgrad",)
+    def breaks(self):
+        if ctypes.CDLL(None).fork() == 0:  # as C code does it, which knows nothing of what Python would close
+            os.close(1)
+            os.close(2)
+            time.sleep(20)
+            os._exit(0)
+        os._exit(7)
+
+class CrashesLate(Crashes):
+    passes = ("dgrad",)
+    good_runs = 5
+
+class Fine(CpuBackend):
+    name = "fine"
+"""
+
+
+@pytest.fixture
+def isolated(tmp_path):
+    """Runs the program with --isolate in a folder with broken.py, under a measuring lock of its own."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    arguments = ["-o", "run.jsonl", "--isolate", "--filter", "plain-3x3"]
+
+    def run(*more, **options):
+        done = run_program(*arguments, *more, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}, **options)
+        return done, read_run(tmp_path / "run.jsonl")
+
+    return run
+
+
+def test_one_crashes_one_hangs_and_one_is_fine(isolated):
+    backends = [argument for name in ("Crashes", "Hangs", "Fine") for argument in ("-b", f"./broken.py:{name}:gemm")]
+    done, run = isolated(*backends, "--pass", "fprop", "--timeout", "5s")
+    assert done.returncode == 6, done.stderr
+    assert "Traceback" not in done.stderr
+    found = {row.key.backend: row for row in run.rows}
+    assert {name: row.status for name, row in found.items()} == {"crashes": "failed", "hangs": "timeout", "fine": "ok"}
+    assert found["crashes"].reason == "its worker process ended early (SIGSEGV)"
+    assert found["hangs"].reason == "took longer than 5.00 s (--timeout)"
+    assert found["fine"].time_s > 0
+    assert run.header["options"]["isolate"] is True
+    assert run.canaries
+
+
+def test_a_fresh_worker_measures_what_is_left_of_a_crashed_one(isolated):
+    """The second row breaks while it is timed: the others have begun, and begin anew."""
+    done, run = isolated("-b", "./broken.py:CrashesLate:gemm", "-b", "cpu:gemm")
+    assert done.returncode == 6, done.stderr
+    by_backend = {name: [r.status for r in run.rows if r.key.backend == name] for name in ("crashes", "cpu")}
+    assert by_backend == {"crashes": ["ok", "failed", "ok"], "cpu": ["ok"] * 3}
+    assert all(row.stop_reason for row in run.rows if row.status == "ok")
+
+
+def test_a_worker_whose_child_holds_its_output_open_has_ended_all_the_same(isolated):
+    done, run = isolated("-b", "./broken.py:Exits:gemm")
+    assert done.returncode == 6, done.stderr
+    assert [row.status for row in run.rows] == ["ok", "failed", "ok"]
+    assert run.rows[1].reason == "its worker process ended early (exit code 7)"
+
+
+def test_rounds_of_isolated_backends_are_interleaved(isolated, tmp_path):
+    done, run = isolated("-b", "cpu:gemm", "-b", "./broken.py:Fine:gemm", "--pass", "fprop,dgrad")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    first = {line["row"] for line in lines if line["type"] == "round" and line["round"] == 0}
+    assert len(first) == 4
+    seconds = next(i for i, line in enumerate(lines) if line.get("round") == 1)
+    assert first == {line["row"] for line in lines[:seconds] if line["type"] == "round"}  # none is a round ahead
+    assert [line["round"] for line in lines if line["type"] == "canary"] == list(range(len(run.canaries)))
+
+
+def test_an_isolated_run_is_resumed_as_one(isolated, tmp_path):
+    isolated("-b", "cpu:gemm", "-b", "cpu:direct")
+    path = tmp_path / "run.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]))
+    assert "partial" in {row.status for row in read_run(path).rows}
+    done, run = isolated("-b", "cpu:gemm", "-b", "cpu:direct", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert [row.status for row in run.rows] == ["ok"] * 6
+    done = run_program("-b", "cpu:gemm", "-b", "cpu:direct", "--filter", "plain-3x3", "--resume", "-o", str(path))
+    assert done.returncode == 1
+    assert "cannot be resumed: its isolate was True, now False" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--isolate", "--processes", "2"], "--isolate excludes --processes"),
+        (["--timeout", "5s"], "--timeout needs --isolate"),
+        (["--isolate", "--timeout", "-5s"], "duration"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, text):
+    done = run_program(*arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends at its next turn")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_run(tmp_path, how):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    command = [sys.executable, "-m", "convbench", "run", "smoke", "--isolate", "-b", "./broken.py:Hangs:gemm", "-q"]
+    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)},
+                          stderr=subprocess.PIPE, text=True) as parent:  # fmt: skip
+        pids = tmp_path / "pids"
+        until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        worker = int(pids.read_text().split()[0])
+        assert worker != parent.pid
+        assert alive(worker)
+        parent.send_signal(how)
+        until(lambda: not alive(worker))
+        err = parent.communicate(timeout=60)[1]
+    assert "Traceback" not in err
+    assert parent.returncode == (130 if how == signal.SIGINT else -9)
+
+
+def until(holds):
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Scripted(workers._Worker):
+    """A worker that writes `lines` without being one; an exception among them is raised."""
+
+    def __init__(self, found, lines):
+        super().__init__(found, {"rows": [0] * len(found)}, [])
+        self.lines = iter(lines)
+
+    def _send(self, message):
+        pass
+
+    def _read(self, seconds):
+        line = next(self.lines)
+        if isinstance(line, Exception):
+            raise line
+        return dict(line)
+
+
+def by_turns(monkeypatch, scripts):
+    """(type, row) of what comes of workers, a list of lines each; the rows are those of FOUND, one each."""
+    monkeypatch.setattr(workers, "HAND_OVER_S", 0)
+    group = [replace(task, key=replace(task.key, backend=str(i))) for i, task in enumerate(FOUND)]
+    pending = iter(scripts)
+    made = []
+
+    def make(found):
+        made.append([task.index for task in found])
+        return Scripted(found, next(pending))
+
+    events = list(workers._by_turns(group, make, iter(range(50, 60)), 1e3))
+    return [(event["type"], event.get("row"), event.get("reason")) for event in events], made
+
+
+CANARY = {"type": "canary", "round": 0, "seconds": {}}
+
+
+def test_the_worker_that_is_least_far_has_the_turn(monkeypatch):
+    start = {"type": "start", "row": 10}
+    one = [case(10), CANARY, start, measured(10), measured(10), measured(10, "precision"), DONE]
+    other = [case(11), CANARY, measured(11), measured(11, "precision"), DONE]
+    events, _ = by_turns(monkeypatch, [one, other])
+    assert [(kind, row) for kind, row, _ in events if kind != "spent"] == [
+        ("case", 10), ("case", 11), ("canary", None), ("round", 10), ("round", 11), ("round", 10), ("round", 11),
+        ("round", 10),
+    ]  # fmt: skip
+
+
+def test_a_worker_that_ends_between_rows_has_failed_with_all_that_are_left(monkeypatch):
+    gone = workers._Ended(Status.FAILED, "gone")
+    events, made = by_turns(monkeypatch, [[case(10), gone], [gone]])
+    assert events == [("case", 10, ""), ("case", 11, "gone"), ("failure", 10, "gone")]
+    assert made == [[10], [11]]
+
+
+def test_rows_begun_get_a_new_number_and_come_last():
+    worker = Scripted(FOUND, [case(10), {"type": "progress", "row": 11, "doing": "verify"}])
+    list(worker.turn(1e3))
+    with pytest.raises(StopIteration):
+        worker._note(worker._read(1)) or worker._read(1)
+    assert [line["row"] for line in worker.failures(workers._Ended(Status.TIMEOUT, "slow"))] == [11]
+    assert [task.index for task in worker.left(iter([50]))] == [50]
+
+
+def test_the_time_of_a_row_begins_with_its_first_line(monkeypatch):
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr(workers.time, "monotonic", lambda: next(now))
+    lines = [{"type": "progress", "row": 10, "doing": "tune"}] * 9
+    worker = Scripted(FOUND, [*lines, case(10)])
+    assert len(list(worker.turn(15))) == 10
+    silent = Scripted(FOUND, [])
+    monkeypatch.setattr(silent, "_read", lambda seconds: None)
+    with pytest.raises(workers._Ended, match=r"took longer than 15\.0 s"):
+        list(silent.turn(15))

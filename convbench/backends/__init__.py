@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from convbench.accuracy import DEFAULT_ACCURACY, SUM_ACCURACY
 from convbench.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class Candidate:
         memory_bytes: what its plan will allocate: operands in its own layout, output, workspace.
         transient_bytes: the part of `memory_bytes` that it holds only while it runs.
         resolves_to: of AUTO, the algorithm that it takes; None where the backend cannot say before planning.
+        accuracy: the tier that it keeps, one of `accuracy.ACCURACIES`; of AUTO, that of what it takes.
+        estimated_s: the backend's own estimate of a run, in seconds; None where it has none.
     """
 
     algorithm: str
@@ -114,13 +117,24 @@ class Candidate:
     memory_bytes: int = 0
     transient_bytes: int = 0
     resolves_to: str | None = None
+    accuracy: float = SUM_ACCURACY
+    estimated_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What the user asks of every plan; `threads` is the number of CPU threads."""
+    """What the user asks of every plan.
+
+    Attributes:
+        threads: number of CPU threads.
+        accuracy: the loosest tier that AUTO may take; algorithms asked for by name keep their own.
+    """
 
     threads: int = 1
+    accuracy: float = DEFAULT_ACCURACY
+
+
+DEFAULTS = PlanOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +153,14 @@ class ErrorBound:
 
 
 class Plan(Protocol):
-    """A case made ready to run by one algorithm: memory allocated, operands in place."""
+    """A case made ready to run by one algorithm: memory allocated, operands in place.
+
+    It may have an `accuracy`, the tier that it keeps, where that is another one than its candidate's; and
+    `run_phases(clock)`, where it can say how long the phases of `work` take: it runs once and gives seconds for each of
+    them, in order. They add up to about the time of a run: where several threads are in a phase at a time, it took as
+    long as their average. Phases that follow one another are callables for `clock.sample(phase, 1).wall_s`, `clock`
+    being the device's; those that alternate, chunk by chunk, need a stopwatch of the plan's own.
+    """
 
     algorithm: str
     """The algorithm, resolved: never "auto"."""
@@ -174,8 +195,11 @@ class Backend(Protocol):
         """The device that plans run on."""
         ...
 
-    def algorithms(self, case: Case) -> Sequence[Candidate]:
-        """Every algorithm, with the reason where one cannot do the case; AUTO among them if the backend can choose."""
+    def algorithms(self, case: Case, options: PlanOptions) -> Sequence[Candidate]:
+        """Every algorithm, with the reason where one cannot do the case; AUTO among them if the backend can choose.
+
+        `options` are those that `plan` will get: threads may change memory, the accuracy limits what AUTO takes.
+        """
         ...
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:

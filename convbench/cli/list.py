@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convbench.cli.options import case_options, format_option, print_tables, selection
+from convbench.cli.options import accuracy_option, case_options, format_option, print_tables, selection
 from convbench.render import Column, Table
 from convbench.units import format_bytes, format_si, significant
 from convbench.work import nominal_macs
@@ -142,30 +142,34 @@ def backends(output_format: str) -> None:
 @click.argument("suite")
 @click.option("-b", "--backend", "specs", multiple=True, metavar="BACKEND[:ALGORITHM]", help="Only these.")
 @case_options
+@accuracy_option
 @format_option
-def algorithms(suite: str, specs: tuple[str, ...], output_format: str, **choice: object) -> None:
-    """List the algorithms that backends offer for the cases of SUITE, with the memory of each plan, or why not.
+def algorithms(suite: str, specs: tuple[str, ...], accuracy: float, output_format: str, **choice: object) -> None:
+    """List the algorithms that backends offer for the cases of SUITE: the accuracy and memory of each, or why not.
 
     \b
     Example:
       convbench list algorithms alexnet -b cpu --pass fprop
     """
-    from convbench.backends import BackendSpec, available, load, parse_backend
+    from convbench.backends import BackendSpec, PlanOptions, available, load, parse_backend
+    from convbench.machine import cpu_count
     from convbench.suite import load_suite
     from convbench.tasks import candidates
 
     chosen = [parse_backend(text) for text in specs]
     chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry, _warn))]
     cases: list[Case] = selection(**choice).cases([load_suite(suite)])  # type: ignore[arg-type]
+    options = PlanOptions(threads=cpu_count(), accuracy=accuracy)
     rows = [
         {"problem": case.name, "pass": case.conv_pass, "dtype": case.precision, "layout": case.layout_name,
          "epilogue": case.epilogue, "backend": spec.backend.name, "algorithm": candidate.algorithm,
          "resolves_to": candidate.resolves_to,
          "shown": f"{candidate.algorithm} ({candidate.resolves_to})" if candidate.resolves_to else candidate.algorithm,
+         "accuracy": candidate.accuracy if candidate.reason is None else None, "estimated_s": candidate.estimated_s,
          "memory_bytes": candidate.memory_bytes if candidate.reason is None else None, "reason": candidate.reason}
         for case in cases
         for spec in chosen
-        for candidate in candidates(spec, case).values()
+        for candidate in candidates(spec, case, options).values()
         if spec.algorithm in {None, candidate.algorithm}
     ]  # fmt: skip
     columns = [
@@ -174,7 +178,8 @@ def algorithms(suite: str, specs: tuple[str, ...], output_format: str, **choice:
         Column(key="layout", header="layout", hidden=len({r["layout"] for r in rows}) == 1),
         Column(key="epilogue", header="epilogue", hidden=len({r["epilogue"] for r in rows}) == 1),
         Column(key="backend", header="backend"), Column(key="shown", header="algorithm", text_only=True),
-        *(Column(key=key, header=key, hidden=True) for key in ("algorithm", "resolves_to")),
+        *(Column(key=key, header=key, hidden=True) for key in ("algorithm", "resolves_to", "estimated_s")),
+        Column(key="accuracy", header="accuracy", show=lambda v: f"{v:.0e}", right=True, spare=2),
         Column(key="memory_bytes", header="plan's memory", show=format_bytes, right=True, spare=1),
         Column(key="reason", header="why not", cut=True),
     ]  # fmt: skip

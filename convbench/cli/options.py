@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from convbench.accuracy import ACCURACIES, DEFAULT_ACCURACY
 from convbench.errors import InputError
 from convbench.problem import PRECISIONS, ConvPass, Epilogue, Layout
 from convbench.render import FORMATS, Table, render
@@ -86,6 +87,18 @@ def selection(passes: Any, precisions: Any, layouts: Any, epilogues: Any, batch:
     return Selection(
         passes=passes, precisions=precisions, layouts=layouts, epilogues=epilogues, batch=batch, globs=tuple(globs)
     )
+
+
+def accuracy_option(command: Command) -> Command:
+    """`--accuracy`, as a number."""
+    names = [f"{tier:.0e}".replace("e-0", "e-") for tier in ACCURACIES]
+    parse = _choice(names, "an accuracy")
+    usual = names[ACCURACIES.index(DEFAULT_ACCURACY)]
+    return click.option(
+        "--accuracy", type=Parsed("accuracy", lambda text: float(parse(text))), default=usual, show_default=True,
+        help="What `auto` may take: algorithms that keep this relative L2 error in fp32, one of "
+        f"{', '.join(names)}.",
+    )(command)  # fmt: skip
 
 
 def format_option(command: Command) -> Command:

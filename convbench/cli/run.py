@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convbench.cli.options import Parsed, case_options, format_option, print_tables, selection
+from convbench.cli.options import Parsed, accuracy_option, case_options, format_option, print_tables, selection
 from convbench.errors import InputError
 from convbench.units import format_bytes, format_time, parse_bytes, parse_duration, parse_fraction
 
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 @click.option("--warm", "cache", flag_value="warm", default=True, help="Caches hold what the last run left (default).")
 @click.option("--cold", "cache", flag_value="cold", help="Caches are swept before each sample.")
 @click.option("--both", "cache", flag_value="both", help="Warm and cold rows, side by side.")
+@accuracy_option
+@click.option("--tune/--no-tune", default=False, help="Let `auto` take what is measured to be fastest: "
+              "once per machine, then it is remembered.")  # fmt: skip
+@click.option("--phases", is_flag=True, help="Measure the phases of each row, too; `show --phases` shows them.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
 @click.option("--precision", type=Parsed("fraction", parse_fraction), default="1%", show_default=True,
               help="Stop a row when the median's 95 % interval is within this.")  # fmt: skip
@@ -42,6 +46,11 @@ if TYPE_CHECKING:
               help="Stop a row after so much time in samples.")  # fmt: skip
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
               help="Fresh worker processes that measure each row in turn, sharing its time.")  # fmt: skip
+@click.option("--isolate", is_flag=True, help="Each backend in a worker process of its own, by turns: "
+              "one that crashes or hangs ends a row, not the run.")  # fmt: skip
+@click.option("--timeout", type=Parsed("duration", parse_duration),
+              help="With --isolate: end a row that takes longer to verify or for a round; 10min if left out."
+              )  # fmt: skip
 @click.option("--max-memory", type=Parsed("size", parse_bytes),
               help="Skip rows that need more; 80 % of what is free if left out.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
@@ -55,9 +64,10 @@ if TYPE_CHECKING:
 @click.option("--worker", is_flag=True, hidden=True)
 @format_option
 def command(
-    suites: tuple[str, ...], specs: tuple[str, ...], cache: str, threads: int | None, precision: float,
-    max_time: float, processes: int, max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool,
-    dry_run: bool, quiet: bool, worker: bool, output_format: str, **choice: object,
+    suites: tuple[str, ...], specs: tuple[str, ...], cache: str, accuracy: float, tune: bool, phases: bool,
+    threads: int | None, precision: float, max_time: float, processes: int, isolate: bool, timeout: float | None,
+    max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool, dry_run: bool, quiet: bool,
+    worker: bool, output_format: str, **choice: object,
 ) -> None:  # fmt: skip
     """Verify and time every case of SUITE (a built-in name or a TOML file) on backends, then show the table.
 
@@ -71,7 +81,7 @@ def command(
     """
     started = time.perf_counter()
     from convbench.machine import available_memory_bytes, cpu_count
-    from convbench.runner import RunOptions
+    from convbench.runner import TIMEOUT_S, RunOptions
     from convbench.suite import load_suite
     from convbench.tasks import tasks
     from convbench.timing import TimingOptions
@@ -79,6 +89,10 @@ def command(
 
     if resume and (force or output is None):
         raise click.UsageError("--resume needs -o, and excludes --force")
+    if isolate and processes > 1:
+        raise click.UsageError("--isolate excludes --processes: it has one process per backend")
+    if timeout and not isolate:
+        raise click.UsageError("--timeout needs --isolate: only another process can be ended")
     loaded = [load_suite(name) for name in suites]
     cpus = cpu_count()
     if threads is not None and threads > cpus:
@@ -90,6 +104,11 @@ def command(
         timing=TimingOptions(precision=precision, max_time_s=max_time),
         seed=seed,
         processes=processes,
+        accuracy=accuracy,
+        tune=tune,
+        phases=phases,
+        isolate=isolate,
+        timeout_s=timeout or TIMEOUT_S,
     )
     lines = own_stdout() if worker else None
     with _backends_to_stderr():
@@ -97,9 +116,9 @@ def command(
     caches = ("warm", "cold") if cache == "both" else (cache,)
     cases = selection(**choice).cases(loaded)  # type: ignore[arg-type]
     with _backends_to_stderr():
-        found = tasks(cases, backends, options.threads, caches)
+        found = tasks(cases, backends, options.threads, caches, accuracy)
     if lines is not None:
-        serve(found, options, lines)
+        serve(found, options, lines, _warn)
         return
     if dry_run:
         _show_tasks(found, options.max_memory, output_format)
@@ -199,12 +218,17 @@ def _events(
     found: list[Task], todo: list[Task], options: RunOptions, spent: Spent
 ) -> Iterator[dict[str, Any] | Progress]:
     from convbench.runner import run
-    from convbench.workers import run_in_workers
+    from convbench.tuning import tuned
+    from convbench.workers import run_in_workers, run_isolated
 
-    if options.processes == 1:
-        return run(todo, options, spent)
     places = {task.key: place for place, task in enumerate(found)}
-    return run_in_workers(todo, [places[task.key] for task in todo], options, sys.argv[1:], spent)
+    if options.tune and not options.isolate:  # whose workers do it, each for its backend
+        todo = yield from tuned(todo, options, spent, _warn)
+    if options.processes == 1 and not options.isolate:
+        yield from run(todo, options, spent)
+        return
+    run_apart = run_isolated if options.isolate else run_in_workers
+    yield from run_apart(todo, [places[task.key] for task in todo], options, sys.argv[1:], spent)
 
 
 def _report(result: Run, output_format: str) -> None:
@@ -248,6 +272,8 @@ def _warn(text: str) -> None:
 def _times(spent: Spent, total: float) -> str:
     """Where a run's time went; "other" is what convbench itself costs."""
     parts = {field.name: getattr(spent, field.name) for field in fields(spent)}
+    if not spent.tuning:
+        del parts["tuning"]
     if not any(parts.values()):
         return f"{format_time(total)}, nothing measured"
     listed = ", ".join(f"{name} {format_time(seconds)}" for name, seconds in parts.items())
@@ -277,20 +303,25 @@ def _progress(todo: list[Task], quiet: bool) -> Iterator[Any]:
         TimeRemainingColumn,
     )
 
+    from convbench.backends import AUTO
+
     names = {task.index: task.key.label() for task in todo}
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     done: dict[tuple[str, int], float] = {}
     # Redrawn by our own calls between measurements, never by a thread beside one.
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
-        bars = {doing: progress.add_task(doing, total=len(todo)) for doing in ("verify", "time")}
+        asked = {"tune": sum(task.key.algorithm == AUTO for task in todo), "verify": len(todo), "time": len(todo)}
+        bars = {doing: progress.add_task(doing, total=total, visible=doing != "tune")
+                for doing, total in asked.items()}  # fmt: skip
         drawn = 0.0
 
         def show(event: Any) -> None:
             nonlocal drawn
-            done[event.doing, event.index] = 1.0 if event.doing == "verify" else event.share
+            done[event.doing, event.index] = event.share if event.doing == "time" else 1.0
             completed = sum(share for (doing, _), share in done.items() if doing == event.doing)
-            progress.update(bars[event.doing], completed=completed, description=f"{event.doing:6} {names[event.index]}")
+            progress.update(bars[event.doing], completed=completed, visible=True,
+                            description=f"{event.doing:6} {names[event.index]}")  # fmt: skip
             if time.perf_counter() - drawn > 0.5:
                 progress.refresh()
                 drawn = time.perf_counter()

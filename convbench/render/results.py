@@ -85,7 +85,7 @@ def row_facts(row: Row) -> dict[str, Any]:
         "suite": case.suite, "problem": case.name, "shape": problem.describe(), "pass": case.conv_pass,
         "dtype": case.precision, "layout": case.layout_name, "epilogue": case.epilogue, "batch": problem.batch,
         "repeat": case.repeat, "backend": key.backend, "algorithm": key.algorithm, "resolved": row.resolved,
-        "device": key.device, "cache": key.cache, "threads": key.threads,
+        "device": key.device, "cache": key.cache, "threads": key.threads, "accuracy": key.accuracy,
         "status": row.status, "reason": row.reason or None,
         "time_s": row.time_s, "interval_low_s": interval[0] if interval else None,
         "interval_high_s": interval[1] if interval else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 from dataclasses import replace
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from convbench.accuracy import SUM_ACCURACY
 from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions
-from convbench.backends.cpu import tiling
-from convbench.backends.cpu.choice import ESTIMATED, estimated_seconds
+from convbench.backends.cpu import depthwise_planner, gemm_planner, tiling
+from convbench.backends.cpu.choice import CONSTANTS, estimated_seconds
+from convbench.backends.cpu.depthwise_planner import DepthwisePlanner
+from convbench.backends.cpu.gemm_planner import GemmPlanner, MecPlanner
 from convbench.backends.cpu.phases import MAX_PHASES, phase_count
-from convbench.backends.cpu.planner import DirectPlanner, FftPlanner, GemmPlanner
+from convbench.backends.cpu.planner import DirectPlanner, FftPlanner
 from convbench.backends.cpu.tiled_planner import TiledPlanner
 from convbench.errors import UnsupportedError, unknown_name
-from convbench.machine import cpu_count
 from convbench.problem import PRECISIONS, Case, ConvPass, Layout
 
 if TYPE_CHECKING:
@@ -25,17 +27,31 @@ if TYPE_CHECKING:
     from convbench.backends import Device, Plan
     from convbench.operands import Operands
 
-PLANNERS: dict[str, Callable[[Case], DirectPlanner | GemmPlanner | FftPlanner | TiledPlanner]] = {
-    "direct": DirectPlanner,
+Planner = DirectPlanner | GemmPlanner | DepthwisePlanner | FftPlanner | TiledPlanner
+
+PLANNERS: dict[str, Callable[..., Planner]] = {
+    "direct": lambda case, threads: DirectPlanner(case),
     "gemm": GemmPlanner,
-    "fft": FftPlanner,
-    # Workspaces that grow with the threads.
-    **{name: partial(TiledPlanner, family=name, threads=cpu_count()) for name in tiling.FAMILIES},
+    "mec": MecPlanner,
+    "depthwise": DepthwisePlanner,
+    "fft": lambda case, threads: FftPlanner(case),
+    **{name: partial(TiledPlanner, family=name) for name in tiling.FAMILIES},
 }
+"""Planners by algorithm, called with a case and `threads=`: the workspaces of most grow with them."""
+
+PLANS = {
+    "direct": ("plans", "DirectPlan"),
+    "gemm": ("gemm", "GemmPlan"),
+    "mec": ("mec", "MecPlan"),
+    "depthwise": ("depthwise", "DepthwisePlan"),
+    "fft": ("fft", "FftPlan"),
+    **dict.fromkeys(tiling.FAMILIES, ("tiled", "TiledPlan")),
+}
+"""Module and class of each algorithm's plans, which need NumPy."""
 
 
 class CpuBackend:
-    """`direct` (the definition), `gemm` (im2col) and `fft` (whole planes) for every shape, `winograd` at stride 1."""
+    """`direct` (the definition), `gemm` (im2col) and `fft` (whole planes) for every shape; others for some of them."""
 
     name = "cpu"
 
@@ -69,33 +85,23 @@ class CpuBackend:
             raise UnsupportedError(reason)
         if algorithm == AUTO:
             algorithm = self.algorithms(case, options)[0].resolves_to or ""
-        if algorithm == "direct":
-            from convbench.backends.cpu.plans import DirectPlan
-
-            return DirectPlan(case, operands, options)
-        if algorithm == "gemm":
-            from convbench.backends.cpu.gemm import GemmPlan
-
-            return GemmPlan(case, operands, options)
-        if algorithm == "fft":
-            from convbench.backends.cpu.fft import FftPlan
-
-            return FftPlan(case, operands, options)
-        if algorithm in tiling.FAMILIES:
-            from convbench.backends.cpu.tiled import TiledPlan
-
-            return TiledPlan(case, operands, options, algorithm)
-        raise unknown_name("algorithm", algorithm, [AUTO, *PLANNERS], where=" of backend cpu")
+        if algorithm not in PLANS:
+            raise unknown_name("algorithm", algorithm, [AUTO, *PLANNERS], where=" of backend cpu")
+        module, name = PLANS[algorithm]
+        make = getattr(importlib.import_module(f"convbench.backends.cpu.{module}"), name)
+        family = {"family": algorithm} if algorithm in tiling.FAMILIES else {}
+        plan: Plan = make(case, operands, options, **family)
+        return plan
 
 
 def _candidate(name: str, case: Case, tensor_bytes: int, threads: int) -> Candidate:
     if reason := _reason(case, name):
         return Candidate(name, reason)
-    planner = PLANNERS[name](case)
+    planner = PLANNERS[name](case, threads=threads)
     return Candidate(
         name, memory_bytes=tensor_bytes + planner.workspace_bytes, transient_bytes=planner.transient_bytes,
         accuracy=getattr(planner, "accuracy", SUM_ACCURACY),
-        estimated_s=estimated_seconds(name, planner.work(), threads) if name in ESTIMATED else None,
+        estimated_s=estimated_seconds(name, planner.work(), threads) if name in CONSTANTS else None,
     )  # fmt: skip
 
 
@@ -105,6 +111,10 @@ def _reason(case: Case, algorithm: str = AUTO) -> str | None:
         return f"NumPy has no {case.precision} arithmetic; the cpu backend computes in {names}"
     if algorithm in tiling.FAMILIES:
         return tiling.reason(case, algorithm)
+    if algorithm == "mec":
+        return gemm_planner.mec_reason(case)
+    if algorithm == "depthwise":
+        return depthwise_planner.reason(case)
     phases = math.prod(map(phase_count, case.problem.axes)) if algorithm == "fft" else 1
     if phases > MAX_PHASES:
         return f"the stride splits a plane into {phases} phases, more than {MAX_PHASES}"

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from convbench.work import Work
 
-LARGE_PRODUCT_FLOP_PER_S = 90e9
-SMALL_PRODUCT_FLOP_PER_S = 40e9
-TRANSFORM_FLOP_PER_S = 2.5e9
-BANDWIDTH_BYTES_PER_S = 8e9
-SECONDS_PER_LAUNCH = 5e-6
+
+class Rates(NamedTuple):
+    """Seconds of one thread per flop and per byte of the product, per flop and byte of all other phases, per launch."""
+
+    product_flop: float
+    product_byte: float
+    other_flop: float
+    other_byte: float
+    launch: float
+
+
+CONSTANTS: dict[str, Rates] = {
+    "gemm": Rates(1.1e-11, 0, 0, 1.2e-10, 5e-6),
+    "mec": Rates(1.1e-11, 0, 0, 1.2e-10, 5e-6),
+    "depthwise": Rates(1e-10, 0, 0, 1.2e-10, 5e-6),
+    "fft": Rates(2.5e-11, 0, 4e-10, 0, 5e-6),
+    "dft": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
+    "winograd-1e-6": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
+    "winograd": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
+    "winograd-1e-4": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
+}
+
+
+def counts(work: Work) -> tuple[int, int, int, int, int]:
+    """What each of the `Rates` is multiplied by."""
+    product = [phase for phase in work.phases if phase.name == "product"]
+    others = [phase for phase in work.phases if phase.name != "product"]
+    return (
+        sum(phase.flops for phase in product),
+        sum(phase.traffic_bytes for phase in product),
+        sum(phase.flops for phase in others),
+        sum(phase.traffic_bytes for phase in others),
+        sum(phase.launches for phase in work.phases),
+    )
 
 
 def estimated_seconds(algorithm: str, work: Work, threads: int) -> float:
-    """A rough time for choosing between gemm and fft: each phase at the slower of an assumed rate and bandwidth.
-
-    Round figures for one core, near the best of a grid on the layers of four suites on an AVX-512 server; all but the
-    bandwidth grow with the threads. fft has small complex products, one per frequency; copies are in its transforms.
-    Only their ratios matter, and nothing that is reported rests on them.
-    """
-    total = 0.0
-    for phase in work.phases:
-        if phase.name != "product":
-            rate = TRANSFORM_FLOP_PER_S * threads
-        else:
-            rate = (LARGE_PRODUCT_FLOP_PER_S if algorithm == "gemm" else SMALL_PRODUCT_FLOP_PER_S) * threads
-        total += max(phase.flops / rate, phase.traffic_bytes / BANDWIDTH_BYTES_PER_S)
-        total += SECONDS_PER_LAUNCH * phase.launches
-    return total
+    """A rough time for choosing between algorithms; all but the launches are shared among the threads."""
+    *shared, launches = (rate * count for rate, count in zip(CONSTANTS[algorithm], counts(work), strict=True))
+    return sum(shared) / threads + launches

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convbench.backends import ErrorBound, PlanOptions
+from convbench.backends.cpu.phases_clock import Laps
 from convbench.backends.cpu.planner import DirectPlanner
 from convbench.operands import NUMPY_DTYPES, Operands, from_layout, grouped, index, to_layout
 from convbench.problem import Case, ConvPass, Epilogue
@@ -16,6 +17,7 @@ from convbench.problem import Case, ConvPass, Epilogue
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from convbench.backends import Clock
     from convbench.work import Work
 
 
@@ -32,6 +34,7 @@ class CpuPlan:
     def __init__(self, case: Case, operands: Operands, work: Work, workspace_bytes: int, options: PlanOptions) -> None:
         p = case.problem
         self.case, self.work, self.workspace_bytes, self.threads = case, work, workspace_bytes, options.threads
+        self.laps = Laps()
         order = case.layout.order(p.ndim)
         self._stored = np.empty([case.output_shape[axis] for axis in order], NUMPY_DTYPES[case.dtype])
         self.poison()  # also touches every page, so that no sample pays for the first touch
@@ -71,9 +74,14 @@ class DirectPlan(CpuPlan):
         planner = DirectPlanner(case)
         super().__init__(case, operands, planner.work(), planner.workspace_bytes, options)
 
+    def run_phases(self, clock: Clock) -> list[float]:
+        """Seconds of each phase of a run."""
+        return self.laps.seconds(self.run, self.work)
+
     def run(self) -> None:
         """Writes y, dx or dw."""
         p = self.case.problem
+        self.laps.begin()
         self._stored.fill(0)
         for tap in itertools.product(*map(range, p.filter_size)):
             outputs, inputs = [], []  # where this tap lands inside the input, on both sides
@@ -88,14 +96,29 @@ class DirectPlan(CpuPlan):
                 continue
             w = self.w[index(..., *tap)]  # (G, K/G, C/G)
             for n in range(p.batch):
-                if self.case.conv_pass is ConvPass.FPROP:
-                    y[n] += (w @ _flat(x[n])).reshape(y[n].shape)
-                elif self.case.conv_pass is ConvPass.DGRAD:
-                    x[n] += (w.swapaxes(1, 2) @ _flat(y[n])).reshape(x[n].shape)
-                else:
-                    w += _flat(y[n]) @ _flat(x[n]).swapaxes(1, 2)
+                self._add(x[n], w, y[n])
         if self.bias is not None:
             self.finish(self.y, self.bias.reshape(*self.bias.shape, *[1] * p.ndim))
+            self.laps.end("epilogue")
+
+    def _add(self, x: NDArray[Any], w: NDArray[Any], y: NDArray[Any]) -> None:
+        """One tap of one image: adds the product of two of the three to the third."""
+        if self.case.conv_pass is ConvPass.FPROP:
+            total, first, second = y, w, _flat(x)
+        elif self.case.conv_pass is ConvPass.DGRAD:
+            total, first, second = x, w.swapaxes(1, 2), _flat(y)
+        else:
+            total, first, second = w, _flat(y), _flat(x).swapaxes(1, 2)
+        self.laps.end("gather")
+        product = first @ second
+        self.laps.end("product")
+        total += product.reshape(total.shape)
+        self.laps.end("accumulate")
+
+
+def touched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of zeros with all its pages touched, so that no run pays for that: np.zeros would leave it to one."""
+    return np.full(shape, 0.0, dtype)
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from convbench.backends import PlanOptions
+    from convbench.backends import Clock, PlanOptions
     from convbench.backends.cpu.transforms import Step
     from convbench.operands import Operands
 
@@ -69,6 +69,10 @@ class TiledPlan(CpuPlan):
         self._buffers = [[touched(planner.buffer) for _ in range(planner.buffers)] for _ in each]
         self._taps = [[touched(planner.block_elements) for _ in range(2)] for _ in each]
 
+    def run_phases(self, clock: Clock) -> list[float]:
+        """Seconds of each phase of a run."""
+        return self.laps.seconds(self.run, self.work)
+
     def run(self) -> None:
         """Writes y, dx or dw."""
         workers = self.planner.workers
@@ -77,8 +81,10 @@ class TiledPlan(CpuPlan):
                 spread(list(enumerate(self._boxes)), workers, self._gradient)
                 if not self._boxes:
                     self._transformed[0].fill(0)
+                self.laps.begin()
                 for other in self._transformed[1:]:
                     self._transformed[0] += other
+                self.laps.end("product")
                 spread(self.planner.blocks, workers, self._inverse_filter)
                 return
             if self.case.conv_pass is ConvPass.DGRAD and self.planner.leaves_gaps:
@@ -89,6 +95,7 @@ class TiledPlan(CpuPlan):
     # The filter
 
     def _transform_filter(self, part: Block, worker: int) -> None:
+        self.laps.begin()
         data, spare = self._taps[worker]
         block = self._block(data, part)
         block.fill(0)
@@ -102,8 +109,10 @@ class TiledPlan(CpuPlan):
             self._last(steps[-1], data, target, inverse=False)
         else:
             target[...] = slots(data, target.shape, slot)
+        self.laps.end("transform w")
 
     def _inverse_filter(self, part: Block, worker: int) -> None:
+        self.laps.begin()
         data, spare = self._taps[worker]
         source = self._rows(part)
         steps = self.planner.transform.filter()
@@ -116,6 +125,7 @@ class TiledPlan(CpuPlan):
             slots(data, source.shape, slot)[...] = source
         for target, place in self._filter_parts(self._block(data, part), part):
             target[...] = place
+        self.laps.end("inverse dw")
 
     def _rows(self, part: Block) -> NDArray[Any]:
         """The transformed filters of a block: (points, rows, columns)."""
@@ -168,13 +178,17 @@ class TiledPlan(CpuPlan):
     def _convolve(self, box: Box, worker: int) -> None:
         """Correlates a chunk: fprop or dgrad."""
         dgrad = self.case.conv_pass is ConvPass.DGRAD
+        self.laps.begin()
         data, spare = self._ahead(box, self.y if dgrad else self.x, not dgrad, *self._buffers[worker])
+        self.laps.end("transform dy" if dgrad else "transform x")
         tiles = _tiles(box)
         read, written = self.planner.channels
         self._multiply(self._tiles(data, tiles, read), self._tiles(spare, tiles, written))
+        self.laps.end("product")
         steps = self.planner.transform.inverse([piece.outputs for piece in box.pieces])
         data, spare = chain(self._inverses(box), steps, spare, data, self.planner.slot(tiles * written))
         self._store(box, data, spare)
+        self.laps.end("inverse dx" if dgrad else "inverse y")
 
     def _inverses(self, box: Box) -> list[NDArray[Any]]:
         """The rows of the inverse matrices whose outputs exist."""
@@ -206,8 +220,11 @@ class TiledPlan(CpuPlan):
         tiles, points, groups = _tiles(box), self.planner.points, self.case.problem.groups
         read, written = self.planner.channels
         a, b, c = self._buffers[worker]
+        self.laps.begin()
         v, b = self._ahead(box, self.x, True, a, b)
+        self.laps.end("transform x")
         e = self._transposed(box, b, c)
+        self.laps.end("transform dy")
         x, dy = (_by_group(self._tiles(*each), groups) for each in ((v, tiles, read), (e, tiles, written)))
         total = self._transformed[worker]
         for part in slices(points, self.planner.added_points):
@@ -215,6 +232,7 @@ class TiledPlan(CpuPlan):
             np.matmul(dy[part].swapaxes(2, 3), x[part], out=out)
             if not first:
                 total[part] += out
+        self.laps.end("product")
 
     def _ahead(
         self, box: Box, tensor: NDArray[Any], is_x: bool, data: NDArray[Any], spare: NDArray[Any]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_GROWTH = {1e-6: 6.0, 1e-5: 120.0, 1e-4: 1000.0}
 """Most that a tile may round worse than a plain sum of products to stay within a relative L2 error in fp32.
 
-Of F(m, 3) on two axes the first admits m = 2, the second m up to 6, the third m = 7; benchmarks/tiles.py prints the errors.
+Of F(m, 3) on two axes the first admits m = 2, the second m up to 6, the third m = 7 (errors: benchmarks/tiles.py).
 """
 FAMILIES = {"winograd-1e-6": 1e-6, "winograd": 1e-5, "winograd-1e-4": 1e-4, "dft": 1e-6}
 """The algorithms on transformed tiles, and the tier that each keeps."""

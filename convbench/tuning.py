@@ -1,0 +1,204 @@
+"""Measured choices for `auto` (`--tune`): the most promising candidates are timed once, and the fastest remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench import __version__, environment
+from convbench.backends import AUTO
+from convbench.result import WARM
+from convbench.runner import Prepared, Progress, Spent, prepare
+from convbench.stats import median
+from convbench.tasks import ask, groups_by_memory, refusal
+from convbench.timing import launches_per_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from convbench.runner import RunOptions
+    from convbench.tasks import Task
+
+CONTENDERS = 3
+"""Candidates that are measured, those of the least estimated time."""
+SAMPLES = 3
+MOST_CHOICES = 4096
+"""Choices that are remembered, the latest."""
+FORMAT = 1
+"""Of the file: raised when what a choice depends on or how it is written changes."""
+
+
+def cache_folder() -> Path:
+    """Where choices are remembered: CONVBENCH_CACHE, else the user's cache folder."""
+    if folder := os.environ.get("CONVBENCH_CACHE"):
+        return Path(folder)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("convbench")
+
+
+class Choices:
+    """The fastest algorithms found so far, by `question`; kept in a JSON file.
+
+    What is wrong with the file costs measurements and never a run: `warn` gets one line.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], object]) -> None:
+        self._path = folder / "choices.json"
+        self._warn = warn
+        self._found = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            content = json.loads(self._path.read_bytes())
+            found = content["choices"]
+            if content["format"] != FORMAT or not all(type(f["algorithm"]) is str for f in found.values()):
+                raise ValueError("of another format")  # noqa: TRY301  one place says what happens to such a file
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            self._warn(f"{self._path} cannot be used ({type(error).__name__}): choices are measured anew")
+            return {}
+        return dict(found)
+
+    def get(self, question: str) -> str | None:
+        """The algorithm that was fastest, None if that is not known."""
+        return self._found[question]["algorithm"] if question in self._found else None
+
+    def put(self, question: str, row: str, seconds: dict[str, float]) -> str:
+        """Remembers `seconds` by algorithm, and gives the fastest; `row` says in words what was asked."""
+        algorithm = min(seconds, key=lambda name: seconds[name])
+        self._found.pop(question, None)  # to the end, among the latest
+        self._found[question] = {"row": row, "algorithm": algorithm, "seconds": seconds}
+        for old in [*self._found][:-MOST_CHOICES]:
+            del self._found[old]
+        self._write()
+        return algorithm
+
+    def _write(self) -> None:
+        new = self._path.with_suffix(f".{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps({"format": FORMAT, "choices": self._found}, indent=0), encoding="utf-8")
+            new.replace(self._path)  # whole, or not at all
+        except OSError as error:
+            self._warn(f"{self._path} cannot be written ({error.strerror}): choices are not remembered")
+            self._warn = lambda _text: None  # once is enough
+
+
+def tuned(
+    found: Sequence[Task], options: RunOptions, spent: Spent, warn: Callable[[str], object]
+) -> Generator[Progress, None, list[Task]]:
+    """The tasks, those of AUTO told which algorithm to take; Progress meanwhile.
+
+    Where a choice is not remembered, the most promising candidates within accuracy and memory are planned, verified
+    and timed. Warm and cold rows share it. `warn` gets a line where choices cannot be remembered.
+    """
+    told = []
+    choices = Choices(cache_folder(), warn)
+    here = Surroundings()
+    for task in found:
+        if task.key.algorithm != AUTO or not task.offered or refusal(task, options.max_memory):
+            told.append(task)
+            continue
+        yield Progress(task.index, "tune")
+        started = time.perf_counter()
+        algorithm = _choice(task, options, choices, here)
+        spent.tuning += time.perf_counter() - started
+        told.append(task.taking(algorithm) if algorithm else task)
+    return told
+
+
+def _choice(task: Task, options: RunOptions, choices: Choices, here: Surroundings) -> str | None:
+    contenders = [
+        contender
+        for candidate in task.offered
+        if candidate.algorithm != AUTO and candidate.accuracy <= options.accuracy
+        if refusal(contender := _named(task, candidate.algorithm), options.max_memory) is None
+    ]
+    if len(contenders) <= 1:
+        return contenders[0].key.algorithm if contenders else None
+    question = here.question(task)
+    remembered = choices.get(question)
+    if any(contender.key.algorithm == remembered for contender in contenders):
+        return remembered
+    contenders.sort(key=lambda c: (c.candidate.estimated_s is None, c.candidate.estimated_s or 0.0))
+    seconds = _measured(contenders[:CONTENDERS], options)
+    return choices.put(question, replace(task.key, cache=WARM).label(), seconds) if seconds else None
+
+
+def _named(task: Task, algorithm: str) -> Task:
+    """The warm row that asks for an algorithm by its name."""
+    key = replace(task.key, algorithm=algorithm, accuracy=None, cache=WARM)
+    return replace(task.taking(algorithm), key=key, cache_bytes=0)
+
+
+def _measured(contenders: Sequence[Task], options: RunOptions) -> dict[str, float]:
+    """Seconds of a run by algorithm, of those that are right; interleaved where all fit into memory together."""
+    import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
+    from threadpoolctl import threadpool_limits
+
+    seconds: dict[str, float] = {}
+    with threadpool_limits(options.threads):
+        for group in groups_by_memory(contenders, options.max_memory):
+            seconds |= _measured_together(group, options)
+    return seconds
+
+
+def _measured_together(group: Sequence[Task], options: RunOptions) -> dict[str, float]:
+    from convbench.operands import Operands
+
+    runs, clocks, launches = {}, {}, {}
+    operands = Operands(group[0].case.problem, group[0].case.dtype, options.seed)
+    for task in group:
+        made = prepare(task, operands, options, Spent())
+        if isinstance(made, Prepared):
+            name = task.key.algorithm
+            runs[name], clocks[name] = made.plan.run, ask(task.backend, "device").clock(options.threads)
+    del operands
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(SAMPLES):
+        for name in [*runs]:
+            try:
+                if name not in launches:
+                    launches[name] = launches_per_sample(runs[name], clocks[name], options.timing)  # and warms up
+                found[name].append(clocks[name].sample(runs[name], launches[name]).wall_s / launches[name])
+            except (Exception, SystemExit):  # noqa: BLE001  a backend may raise anything: this one is not taken
+                del runs[name], found[name]
+    return {name: median(values) for name, values in found.items()}
+
+
+class Surroundings:
+    """What a choice depends on beside its case: looked up once, and only if there is one to make."""
+
+    def __init__(self) -> None:
+        self._versions: list[Any] = []
+
+    def question(self, task: Task) -> str:
+        """All that a choice depends on, hashed."""
+        if not self._versions:
+            now = environment.collect()
+            blas = [
+                [library.get(key) for key in ("internal_api", "version", "architecture")] for library in now["blas"]
+            ]
+            self._versions = [FORMAT, __version__, now["libraries"], blas]
+        case = {**task.key.to_dict()["case"], "suite": "", "name": "", "repeat": 1}
+        machine = ask(task.backend, "device").machine().fingerprint
+        asked = [task.key.threads, task.key.accuracy, task.key.device]
+        text = json.dumps([self._versions, machine, _identity(task.backend), case, asked], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _identity(backend: Any) -> list[str]:
+    """A backend's name and source: one in a file has no version."""
+    try:
+        source = Path(inspect.getfile(type(backend))).read_bytes()
+    except (OSError, TypeError):
+        source = b""
+    return [backend.name, hashlib.sha256(source).hexdigest()[:32]]
