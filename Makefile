@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-suites fuzz lint clean
+.PHONY: run test test-suites fuzz bench-peers lint clean
 
 run: $(VENV)/.run  ## AlexNet's convolutions on this CPU, by matrix products and by FFT
 	$(BIN)/convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
@@ -16,6 +16,13 @@ test-suites: $(VENV)/.test  ## every built-in suite, end to end at batch 1: long
 
 fuzz: $(VENV)/.test  ## the fuzz tests with 100,000 cases of each property instead of 300
 	CONVBENCH_FUZZ=100000 $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py
+
+bench-peers: $(VENV)/.peers  ## the cpu backend beside PyTorch, on one thread and on all: long, keep the machine quiet
+	for threads in 1 $$($(BIN)/python -c 'from convbench.machine import cpu_count; print(cpu_count())'); do \
+		$(BIN)/convbench run peers --isolate --threads $$threads --layout nchw,nhwc --max-time 1s --force \
+			$$($(BIN)/python benchmarks/peers.py --backends) -b torch -o runs/peers-$$threads.jsonl || test $$? -eq 6 || exit 1; \
+	done
+	$(BIN)/python benchmarks/peers.py runs/peers-*.jsonl
 
 lint: $(VENV)/.lint  ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -37,6 +44,10 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/.run
+
+$(VENV)/.peers: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch]'
 	touch $@ $(VENV)/.run
 
 $(VENV)/.lint: pyproject.toml | $(BIN)/python

@@ -563,7 +563,8 @@ def test_a_dry_run_measures_nothing():
     assert "needs a GPU" in measure("Picky", "--dry-run").stdout
 
 
-def test_without_a_backend_every_usable_one_chooses():
+def test_without_a_backend_every_usable_one_chooses(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # not installed, whether it is or not
     rows = json.loads(ok("run", "tiny.toml", "--dry-run", "--format", "json").stdout)["rows"]
     assert {row["algorithm"] for row in rows} == {"cpu:auto"}
 

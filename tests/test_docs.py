@@ -3,9 +3,11 @@
 import contextlib
 import re
 import shlex
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -26,7 +28,8 @@ def output_of(command):
     arguments = shlex.split(command)
     if arguments[0] == "run":
         arguments = ["show", arguments[arguments.index("-o") + 1]]
-    with contextlib.chdir(ROOT):
+    # None in sys.modules: not installed, whether it is or not.
+    with contextlib.chdir(ROOT), mock.patch.dict(sys.modules, torch=None):
         result = CliRunner().invoke(main, arguments, prog_name="convbench", terminal_width=80)
     assert result.exit_code == 0, result.output
     return result.stdout
