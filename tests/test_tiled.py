@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from convbench import verify
 from convbench.backends import PlanOptions
-from convbench.backends.cpu import tiled, tiled_planner, tiling
+from convbench.backends.cpu import chains, tiled_planner, tiling
 from convbench.backends.cpu.bilinear import BETTER_POINTS, MAX_TILE, STANDARD_POINTS, from_points, winograd
 from convbench.backends.cpu.split import Places, Split
 from convbench.backends.cpu.tiled import TiledPlan
@@ -159,7 +159,7 @@ def chained(transform, which, steps, data):
     matrices = [transform.matrices(axis)[which] for axis in range(len(transform.tiles))]
     buffers = [np.full(10_000, np.nan) for _ in range(2)]
     buffers[0][: data.size] = data.reshape(-1)
-    out, _ = tiled.chain(matrices, steps, *buffers, 1)
+    out, _ = chains.chain(matrices, steps, *buffers, 1)
     return out
 
 
@@ -202,8 +202,19 @@ def test_products_in_parts_are_the_product(rows, inner, width):
     rng = np.random.default_rng(0)
     matrix, source = rng.standard_normal((rows, inner)), rng.standard_normal((2, inner, width))
     out = np.full((2, rows, width), np.nan)
-    tiled.wide_product(matrix, source, out)
+    chains.wide_product(matrix, source, out)
     np.testing.assert_allclose(out, matrix @ source, atol=1e-10)
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [
+    (5, 3, 4), (112, 64, 192), (100, 192, 384), (33, 256, 96), (40, 700, 64), (130, 128, 130), (70, 0, 64),
+])  # fmt: skip
+def test_products_in_blocks_are_the_product(rows, inner, columns):
+    rng = np.random.default_rng(0)
+    source, filters = rng.standard_normal((2, rows, inner)), rng.standard_normal((2, inner, columns))
+    out = np.full((2, rows, columns), np.nan)
+    chains.blocked_product(source, filters, out)
+    np.testing.assert_allclose(out, source @ filters, atol=1e-10)
 
 
 # Axes

@@ -19,6 +19,8 @@ SMALL_PRODUCT = 1_000_000
 matrix, and on those of a few dozen rows, up to twice as fast as the others."""
 LEAST_WIDTH, MOST_WIDTH = 64, 2048
 """Columns of a part of a product with a small matrix."""
+BLOCK_ROWS = (32, 128)
+"""Least and most rows of a block of a product of many rows."""
 
 
 def slots(data: NDArray[Any], shape: Sequence[int], slot: int, *, clear: bool = False) -> NDArray[Any]:
@@ -64,6 +66,37 @@ def wide_product(matrix: NDArray[Any], source: NDArray[Any], out: NDArray[Any]) 
     np.matmul(matrix, _in_parts(source[..., :whole], size), out=_in_parts(out[..., :whole], size))
     if whole < width:
         np.matmul(matrix, source[..., whole:], out=out[..., whole:])
+
+
+def blocked_product(source: NDArray[Any], filters: NDArray[Any], out: NDArray[Any]) -> None:
+    """Writes source (n, rows, k) @ filters (n, k, columns), in blocks of rows and columns that are small products."""
+    (_, rows, inner), columns = source.shape, filters.shape[2]
+    height, width = (0, 0) if rows * columns * inner <= SMALL_PRODUCT else _block(rows, inner, columns)
+    if height == 0:
+        np.matmul(source, filters, out=out)
+        return
+    filters = np.reshape(filters, (len(filters), 1, inner, columns // width, width), copy=False).swapaxes(2, 3)
+    whole = rows // height * height
+    for start, stop, size in (0, whole, height), (whole, rows, rows - whole):
+        if start < stop:
+            parts = (len(source), (stop - start) // size, size)
+            taken = np.reshape(source[:, start:stop], (*parts, 1, inner), copy=False).swapaxes(2, 3)
+            target = np.reshape(out[:, start:stop], (*parts, columns // width, width), copy=False).swapaxes(2, 3)
+            np.matmul(taken, filters, out=target)
+
+
+def _block(rows: int, inner: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of a block: 32 rows, or fewer if there are fewer, of as many columns as are a small product.
+
+    Then more rows, up to 128. (0, 0) where LEAST_WIDTH columns, or all if there are fewer, are none.
+    """
+    height = min(rows, BLOCK_ROWS[0])
+    most = SMALL_PRODUCT // (inner * height)
+    for parts in range(1, columns // LEAST_WIDTH + 2):
+        width = columns // parts
+        if columns % parts == 0 and width <= most and (parts == 1 or width % 16 == 0):
+            return min(rows, max(height, min(BLOCK_ROWS[1], SMALL_PRODUCT // (inner * width) // 16 * 16))), width
+    return 0, 0
 
 
 def _in_parts(array: NDArray[Any], size: int) -> NDArray[Any]:

@@ -9,34 +9,43 @@ if TYPE_CHECKING:
 
 
 class Rates(NamedTuple):
-    """Seconds of one thread per flop and per byte of the product, per flop and byte of all other phases, per launch."""
+    """Seconds of one thread per flop and byte of the product, per byte of the filter's transform, 0, per flop and byte of
+    all other phases, and per launch."""
 
     product_flop: float
     product_byte: float
+    filter_byte: float
     other_flop: float
     other_byte: float
     launch: float
 
 
-CONSTANTS: dict[str, Rates] = {
-    "gemm": Rates(1.1e-11, 0, 0, 1.2e-10, 5e-6),
-    "mec": Rates(1.1e-11, 0, 0, 1.2e-10, 5e-6),
-    "depthwise": Rates(1e-10, 0, 0, 1.2e-10, 5e-6),
-    "fft": Rates(2.5e-11, 0, 4e-10, 0, 5e-6),
-    "dft": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
-    "winograd-1e-6": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
-    "winograd": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
-    "winograd-1e-4": Rates(1.2e-11, 0, 1.5e-11, 1e-10, 5e-6),
+WINOGRAD = Rates(1.15e-11, 6.5e-11, 4.2e-11, 1.3e-11, 2e-12, 1.6e-5)
+CONSTANTS = {
+    "gemm": Rates(1.04e-11, 2.1e-11, 0, 6.6e-10, 3.4e-11, 3.8e-6),
+    "mec": Rates(9.8e-12, 2.5e-11, 0, 0, 6.9e-11, 5.1e-6),
+    "depthwise": Rates(7.9e-11, 0, 0, 0, 3e-12, 2.3e-5),
+    "fft": Rates(3.9e-10, 6.1e-11, 0, 7.2e-11, 0, 2.05e-5),
+    "dft": Rates(1.12e-11, 3.1e-11, 6.3e-11, 1.6e-11, 0, 1.4e-5),
+    "winograd-1e-6": WINOGRAD,
+    "winograd": WINOGRAD,
+    "winograd-1e-4": WINOGRAD,
 }
+"""Fitted to the plans of all built-in suites at batch 1 on an AVX-512 server (benchmarks/regret.py --fit)."""
 
 
-def counts(work: Work) -> tuple[int, int, int, int, int]:
+FILTER_PHASES = {"transform w", "inverse dw"}
+
+
+def counts(work: Work) -> tuple[int, ...]:
     """What each of the `Rates` is multiplied by."""
     product = [phase for phase in work.phases if phase.name == "product"]
-    others = [phase for phase in work.phases if phase.name != "product"]
+    filters = [phase for phase in work.phases if phase.name in FILTER_PHASES]
+    others = [phase for phase in work.phases if phase.name not in {"product", *FILTER_PHASES}]
     return (
         sum(phase.flops for phase in product),
         sum(phase.traffic_bytes for phase in product),
+        sum(phase.traffic_bytes for phase in filters),
         sum(phase.flops for phase in others),
         sum(phase.traffic_bytes for phase in others),
         sum(phase.launches for phase in work.phases),

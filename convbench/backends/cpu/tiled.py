@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from convbench.backends import ErrorBound
-from convbench.backends.cpu.chains import chain, slots, wide_product
+from convbench.backends.cpu.chains import blocked_product, chain, slots, wide_product
 from convbench.backends.cpu.plans import CpuPlan
 from convbench.backends.cpu.split import Places
 from convbench.backends.cpu.threads import blas_threads, spread
@@ -207,7 +207,7 @@ class TiledPlan(CpuPlan):
         filters = self._transformed[0]
         points, groups, rows, columns = filters.shape
         if groups == 1:
-            np.matmul(source, filters[:, 0], out=target)
+            blocked_product(source, filters[:, 0], target)
         elif rows == columns == 1:
             np.multiply(source, filters.reshape(points, 1, groups), out=target)
         else:
