@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.fft
-from threadpoolctl import ThreadpoolController
 
 from convbench.backends import ErrorBound
 from convbench.backends.cpu.planner import FftPlanner
 from convbench.backends.cpu.plans import CpuPlan
+from convbench.backends.cpu.threads import blas, blas_threads, pool
+from convbench.backends.cpu.windows import slices
 from convbench.operands import index
 from convbench.problem import Case, ConvPass
 
@@ -26,6 +24,9 @@ if TYPE_CHECKING:
 
     from convbench.backends import PlanOptions
     from convbench.operands import Operands
+
+
+__all__ = ["FftPlan", "blas", "pool"]
 
 
 class FftPlan(CpuPlan):
@@ -43,66 +44,84 @@ class FftPlan(CpuPlan):
         g, i, j, k = planner.chunk
         self._a = np.empty((*planner.fft_size, g, i, k), self._stored.dtype)
         self._b = np.empty((*planner.fft_size, g, k, j), self._stored.dtype)
-        for buffer in (self._a, self._b):
+        spectrum = (*planner.half_size, g, i, j)
+        self._products = [np.empty(spectrum, np.result_type(self._a, 1j)) for _ in range(planner.products)]
+        for buffer in (self._a, self._b, *self._products):
             buffer.fill(0)  # np.zeros would leave pages untouched, which are neither memory nor read like it
 
     def run(self) -> None:
         """Writes y, dx or dw."""
         # BLAS spreads one product over threads, of which there is a small one per frequency; its threads would then
         # spin, and take CPUs from the transforms.
-        with blas().limit(limits=1, user_api="blas"):
+        with blas_threads(1):
             self._run()
 
     def _run(self) -> None:
         p = self.case.problem
         if self.case.conv_pass is ConvPass.DGRAD:
             self._stored.fill(0)  # input elements that no tap reaches
+        first, second, product, last = (phase.name for phase in self.work.phases)
+        self.laps.begin()
+        rows, conv_pass = self.planner.rows, self.case.conv_pass
+        conjugate = conv_pass is ConvPass.WGRAD, conv_pass is ConvPass.FPROP
         i_all, j_all, l_all = self.planner.roles
         g_size, i_size, j_size, l_size = self.planner.chunk
         nothing: NDArray[Any] = np.empty(0)
-        for g in _slices(p.groups, g_size):
+        for g in slices(p.groups, g_size):
             kept_a = kept_b = None
             a = b = nothing
-            for j, i in itertools.product(_slices(j_all, j_size), _slices(i_all, i_size)):
+            for j, i in itertools.product(slices(j_all, j_size), slices(i_all, i_size)):
                 total: NDArray[Any] | None = None
-                for k in _slices(l_all, l_size):
+                for k in slices(l_all, l_size):
                     if kept_a != (i, k):
                         a = nothing  # frees the last one before the next is made
-                        a, kept_a = self._spectrum(self._load_a(g, i, k)), (i, k)
-                        if self.case.conv_pass is ConvPass.WGRAD:
-                            np.conj(a, out=a)
+                        a, kept_a = self._spectrum(self._load_a(g, i, k), rows[0], conjugate[0]), (i, k)
+                        self.lap(first)
                     if kept_b != (k, j):
                         b = nothing
-                        b, kept_b = self._spectrum(self._load_b(g, k, j)), (k, j)
-                        if self.case.conv_pass is ConvPass.FPROP:
-                            np.conj(b, out=b)
-                    product = self._product(a, b)  # (bins…, g, i, j)
-                    total = product if total is None else np.add(total, product, out=total)
-                    del product
+                        b, kept_b = self._spectrum(self._load_b(g, k, j), rows[1], conjugate[1]), (k, j)
+                        self.lap(second)
+                    if total is None:
+                        total = self._product(a, b, self._products[0])  # (bins…, g, i, j)
+                    else:
+                        np.add(total, self._product(a, b, self._products[1]), out=total)
+                    self.lap(product)
                 if total is not None:
-                    self._store(g, i, j, self._inverse(total))
+                    self._store(g, i, j, self._inverse(total, rows[2]))
+                    self.lap(last)
                 elif self.case.conv_pass is ConvPass.WGRAD:
                     self._stored.fill(0)  # an empty batch
 
-    def _product(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    def _product(self, a: NDArray[Any], b: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any]:
         """(bins…, g, i, l) and (bins…, g, l, j) as (bins…, g, i, j), a part of the bins on each thread."""
         function = np.multiply if a.shape[-1] == 1 else np.matmul
-        out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
-        parts = _slices(len(a), -(-len(a) // self.threads))
+        shape = (*a.shape[:-1], b.shape[-1])
+        out = buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
+        parts = slices(len(a), -(-len(a) // self.threads))
         list(pool(self.threads).map(lambda part: function(a[part], b[part], out=out[part]), parts))
         return out
 
-    def _spectrum(self, real: NDArray[Any]) -> NDArray[Any]:
-        axes = range(self.case.problem.ndim)
-        spectrum: NDArray[Any] = scipy.fft.rfftn(real, axes=tuple(axes), workers=self.threads)
-        return spectrum
+    # On the first axis, which is transformed last and back first, rows of zeros need no transform along the others.
 
-    def _inverse(self, spectrum: NDArray[Any]) -> NDArray[Any]:
-        axes = tuple(range(self.case.problem.ndim))
-        real: NDArray[Any] = scipy.fft.irfftn(
-            spectrum, s=self.planner.fft_size, axes=axes, workers=self.threads, overwrite_x=True
-        )
-        return real
+    def _spectrum(self, real: NDArray[Any], rows: int, conjugate: bool) -> NDArray[Any]:
+        """The half spectrum (bins…, g, rows, columns) of (fft…, g, rows, columns), of which so many hold anything."""
+        size, axes = self.planner.fft_size, tuple(range(1, self.case.problem.ndim))
+        if not axes:
+            spectrum = _array(scipy.fft.rfft(real, axis=0, workers=self.threads))
+            return np.conj(spectrum, out=spectrum) if conjugate else spectrum
+        half = _array(scipy.fft.rfftn(real[:rows], axes=axes, workers=self.threads))
+        if not conjugate:
+            return _array(scipy.fft.fft(half, n=size[0], axis=0, workers=self.threads, overwrite_x=True))
+        np.conj(half, out=half)  # the conjugate of a transform is the opposite one of the conjugate
+        return _array(scipy.fft.ifft(half, size[0], axis=0, norm="forward", workers=self.threads, overwrite_x=True))
+
+    def _inverse(self, spectrum: NDArray[Any], rows: int) -> NDArray[Any]:
+        """The first so many rows of the inverse."""
+        size, axes = self.planner.fft_size, tuple(range(1, self.case.problem.ndim))
+        if not axes:
+            return _array(scipy.fft.irfft(spectrum, n=size[0], axis=0, workers=self.threads, overwrite_x=True))[:rows]
+        half = scipy.fft.ifft(spectrum, axis=0, workers=self.threads, overwrite_x=True)
+        return _array(scipy.fft.irfftn(half[:rows], s=size[1:], axes=axes, workers=self.threads, overwrite_x=True))
 
     # Loading writes the same places of a buffer each time, so that what was zero stays zero.
 
@@ -189,24 +208,10 @@ class FftPlan(CpuPlan):
             yield phases, channels, slice(column, width * count, count)
 
 
-@functools.cache
-def blas() -> ThreadpoolController:
-    """The BLAS of this process: finding it takes milliseconds, setting its threads microseconds."""
-    return ThreadpoolController()
-
-
-@functools.cache
-def pool(threads: int) -> ThreadPoolExecutor:
-    """So many threads of our own."""
-    return ThreadPoolExecutor(threads)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=pool.cache_clear)  # a child has none of its parent's threads
-
-
-def _slices(extent: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, extent)) for start in range(0, extent, size)]
+def _array(found: Any) -> NDArray[Any]:
+    """SciPy's functions are not typed."""
+    array: NDArray[Any] = found
+    return array
 
 
 def _len(part: slice) -> int:

@@ -1,4 +1,4 @@
-"""`gemm`: convolution as matrix products over gathered windows (im2col), in chunks of bounded size."""
+"""`gemm` and `mec`: convolution as matrix products over gathered windows, in chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from convbench.backends.cpu.planner import GemmPlanner
-from convbench.backends.cpu.plans import CpuPlan
+from convbench.backends.cpu.gather import Gather, Windows, as_matrix, matrix_shape, points_last
+from convbench.backends.cpu.gemm_planner import GemmPlanner
+from convbench.backends.cpu.plans import CpuPlan, touched
+from convbench.backends.cpu.threads import blas_threads, spread
 from convbench.operands import index
 from convbench.problem import Case, ConvPass, Layout
 
@@ -18,197 +19,250 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convbench.backends import PlanOptions
+    from convbench.backends.cpu.windows import Chunked
     from convbench.operands import Operands
+
+Item = tuple[int, slice, tuple[slice, ...]]
+"""A chunk: number of its correlation, images, outputs."""
 
 
 class GemmPlan(CpuPlan):
-    """Per chunk of output points: W (G, K/G, C/G·taps), gathered windows (G, C/G·taps, points), Y (G, K/G, points).
+    """Per chunk: windows (G, batch…, rows, points), filter (G, written, rows), results (G, batch…, written, points).
 
-    The matrices keep the order of the tensors in memory, so that as many as possible are views:
-    nchw gathers (c, taps, n, outputs), chwn (c, taps, outputs, n), nhwc (n, outputs, taps, c) and uses it transposed.
+    The rows are (channels read, taps) in the order that the filter has in memory.
     """
 
-    algorithm = "gemm"
+    planner_class = GemmPlanner
 
     def __init__(self, case: Case, operands: Operands, options: PlanOptions) -> None:
-        self.planner = planner = GemmPlanner(case)
+        self.planner = planner = self.planner_class(case, options.threads)
         super().__init__(case, operands, planner.work(), planner.workspace_bytes, options)
-        p = case.problem
-        dtype = self._stored.dtype
-        self.pixels_first = case.layout is Layout.NHWC
-        self._w = self._filter_matrix()
-        points = math.prod(planner.box)
-        taps = math.prod(p.filter_size)
-        channels = p.in_channels // p.groups
-        self._strip: NDArray[Any] | None = None
-        if planner.padded:
-            batch, *sizes = planner.strip
-            order = case.layout.order(p.ndim)
-            shape = (batch, p.in_channels, *sizes)
-            stored = np.zeros([shape[axis] for axis in order], dtype)
-            canonical = stored.transpose(np.argsort(order))
-            self._strip = canonical.reshape(batch, p.groups, channels, *sizes)  # a view: it splits one axis
-        self._gathered = np.zeros(points * p.in_channels * taps, dtype)
-        self._product = np.zeros(points * p.out_channels, dtype)
-        self._dw = np.zeros(self._w.shape, dtype) if case.conv_pass is ConvPass.WGRAD else None
+        self.algorithm = planner.algorithm
+        self.form = planner.form
+        dgrad = case.conv_pass is ConvPass.DGRAD and not planner.scatters
+        self._source = self.y if dgrad else self.x
+        self._items: list[Item] = [
+            (place, n, outputs) for place, part in enumerate(planner.parts) for n, outputs in part.boxes()
+        ]
+        self._workers = [_Worker(self) for _ in range(planner.workers)]
+        self._filters: list[list[NDArray[Any]]] = []
+        self._arranged: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        for part in planner.parts:
+            views = self._filter_views(part)
+            self._filters.append(self._arrange(views) if planner.arranged else [_merged(view) for view in views])
+        others = self._workers[1:] if case.conv_pass is ConvPass.WGRAD else []
+        self._sums = [self._filters] + [
+            [[_like(f, touched((f.size,), f.dtype)) for f in filters] for filters in self._filters] for _ in others
+        ]
+        """Of wgrad: what each worker adds to."""
+        self._incomplete = sum(math.prod(w.outputs for w in part) for part in planner.correlations) < math.prod(
+            case.problem.input_size
+        )
 
-    def _filter_matrix(self) -> NDArray[Any]:
-        """The filter, or its gradient, as a view (G, K/G, C/G·taps); nhwc orders its columns (taps, c)."""
-        w = np.moveaxis(self.w, 2, -1) if self.pixels_first else self.w
-        return np.reshape(w, _matrix_shape(w), copy=False)
+    def _filter_views(self, part: Chunked) -> list[NDArray[Any]]:
+        """Of each outer tap the filter as (G, written, rows…)."""
+        w = self.w[index(..., *(window.tap_slice for window in part.windows))]
+        if self.case.conv_pass is ConvPass.DGRAD and not self.planner.scatters:
+            w = w.swapaxes(1, 2)
+        taps = [w[index(slice(None), slice(None), slice(None), *tap)] for tap in part.outer_taps]
+        return [np.moveaxis(tap, 2, -1) if self.form.taps_first else tap for tap in taps]
+
+    def _arrange(self, views: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Buffers (G, written, rows) for the views, in the order of axes that is copied fastest."""
+        buffers = []
+        for view in views:
+            rows = math.prod(view.shape[2:])
+            if self.planner.rows_first:
+                buffer = touched((view.shape[0], rows, view.shape[1]), view.dtype).swapaxes(1, 2)
+                seen = np.moveaxis(buffer.swapaxes(1, 2).reshape(view.shape[0], *view.shape[2:], view.shape[1]), -1, 1)
+            else:
+                buffer = touched((*view.shape[:2], rows), view.dtype)
+                seen = buffer.reshape(view.shape)
+            self._arranged.append((seen, view))
+            buffers.append(buffer)
+        return buffers
 
     def run(self) -> None:
-        """Writes y, dx or dw, chunk by chunk."""
-        if self.case.conv_pass is not ConvPass.FPROP:
-            self._stored.fill(0)  # chunks add to it
-        ranges = [range(0, extent, size) for extent, size in zip(self.planner.points, self.planner.box, strict=True)]
-        for starts in itertools.product(*ranges):
-            box = [
-                slice(start, min(start + size, extent))
-                for start, size, extent in zip(starts, self.planner.box, self.planner.points, strict=True)
-            ]
-            n, outputs = (box[0], box[1:]) if self.planner.images_first else (box[-1], box[:-1])
-            if self.case.conv_pass is ConvPass.FPROP:
-                self._fprop(n, outputs)
-            elif self.case.conv_pass is ConvPass.DGRAD:
-                self._dgrad(n, outputs)
+        """Writes y, dx or dw."""
+        planner = self.planner
+        with blas_threads(self.threads if planner.blas else 1):
+            if self.case.conv_pass is ConvPass.WGRAD:
+                self._wgrad()
+                return
+            if self.case.conv_pass is ConvPass.DGRAD and (planner.scatters or self._incomplete):
+                self._stored.fill(0)
+            self.laps.begin()
+            for buffer, view in self._arranged:
+                buffer[...] = view
+            self.lap("gather")
+            if planner.scatters:
+                images = [list(items) for _, items in itertools.groupby(self._items, key=lambda item: item[1].start)]
+                spread(images if planner.workers > 1 else [self._items], planner.workers, self._scatter)
             else:
-                self._wgrad(n, outputs)
+                spread(self._items, planner.workers, self._correlate)
 
-    def _fprop(self, n: slice, outputs: list[slice]) -> None:
-        y = self._points_last(self.y[index(n, ..., *outputs)])
-        windows = self._gather(n, outputs)
-        view = _as_matrix(y)
-        target = self._buffer(self._product, _matrix_shape(y)) if view is None else view
-        np.matmul(self._w, windows, out=target)
+    def _correlate(self, item: Item, worker: int) -> None:
+        """A chunk of fprop, or of dgrad by windows of dy."""
+        self.laps.begin()
+        place, n, outputs = item
+        own, part = self._workers[worker], self.planner.parts[place]
+        places = [w.places(o) for w, o in zip(part.windows, outputs, strict=True)]
+        target = self.x if self.case.conv_pass is ConvPass.DGRAD else self.y
+        block = target[index(n, ..., *places)]
+        direct = self.planner.direct(part)
+        moved = points_last(block, self.form)
+        shape = matrix_shape(moved, self.form)
+        out = as_matrix(block, self.form) if direct else self.buffer(own.copied, shape)
+        lead = (slice(None), *[None] * self.form.batch)
+        matrices = own.gathers[place].matrices(n, outputs)
+        self.lap("gather")
+        for tap, w, windows in zip(part.outer_taps, self._filters[place], matrices, strict=True):
+            points = self._clip(part, tap, n, outputs)
+            if not any(tap):
+                if out[points].size < out.size:
+                    out.fill(0)
+                np.matmul(w[lead], windows[points], out=out[points])
+            elif out[points].size:
+                product = self.buffer(own.added, out[points].shape)
+                np.add(out[points], np.matmul(w[lead], windows[points], out=product), out=out[points])
         if self.bias is not None:
-            self.finish(target, self.bias[:, :, None])
-        if view is None:
-            y[...] = target.reshape(y.shape)
+            self.finish(out, self.bias[(*lead, slice(None), None)])
+        self.lap("product")
+        if not direct:
+            moved[...] = out.reshape(moved.shape)
+            self.lap("gather")
 
-    def _dgrad(self, n: slice, outputs: list[slice]) -> None:
-        dy = self._dy_matrix(n, outputs)
-        p = self.case.problem
-        shape = (p.groups, self._w.shape[2], dy.shape[2])
-        if self.planner.pointwise:
-            dx = self._points_last(self.x[index(n, ..., *outputs)])
-            target = _as_matrix(dx)
-            if target is not None:
-                np.matmul(self._w.swapaxes(1, 2), dy, out=target)
-            else:
-                product = np.matmul(self._w.swapaxes(1, 2), dy, out=self._buffer(self._gathered, shape))
-                dx[...] = product.reshape(dx.shape)
+    def _clip(self, part: Chunked, tap: tuple[int, ...], n: slice, outputs: tuple[slice, ...]) -> tuple[Any, ...]:
+        """An index of matrices (G, batch…, rows, points): the outputs for which an outer tap meets no padding."""
+        if not part.outer:
+            return (...,)
+        *batch, rows = part.clip(tap, outputs)
+        width = math.prod(o.stop - o.start for o in outputs[part.outer :])  # points of a row
+        if self.form.images_first:
+            batch = [slice(None), *batch]
+        else:
+            width *= n.stop - n.start
+        return index(slice(None), *batch, slice(None), slice(rows.start * width, rows.stop * width))
+
+    def _wgrad(self) -> None:
+        spread(self._items, self.planner.workers, self._add_gradient)
+        (filters,) = self._sums[0]
+        if not self._items:
+            self._stored.fill(0)
             return
-        product = np.matmul(self._w.swapaxes(1, 2), dy, out=self._buffer(self._gathered, shape))
-        windows = self._window_view(product, n, outputs)  # (n, g, c, taps…, outputs…)
-        under, inside, source = self._under(n, outputs)
-        if self._strip is not None:
-            under.fill(0)
-        spatial = [slice(None)] * p.ndim
-        for tap in itertools.product(*map(range, p.filter_size)):
-            places = [
-                slice(r * a.dilation, r * a.dilation + (o.stop - o.start - 1) * a.stride + 1, a.stride)
-                for r, a, o in zip(tap, p.axes, outputs, strict=True)
-            ]
-            under[index(..., *places)] += windows[index(slice(None), slice(None), slice(None), *tap, *spatial)]
-        if self._strip is not None:
-            self.x[index(n, ..., *source)] += under[index(..., *inside)]
+        self.laps.begin()
+        for (others,) in self._sums[1:]:
+            for total, other in zip(filters, others, strict=True):
+                np.add(total, other, out=total)
+        self.lap("product")
+        for buffer, view in self._arranged:
+            view[...] = buffer
+        self.lap("gather")
 
-    def _wgrad(self, n: slice, outputs: list[slice]) -> None:
-        windows = self._gather(n, outputs)
-        self._w += np.matmul(self._dy_matrix(n, outputs), windows.swapaxes(1, 2), out=self._dw)
+    def _add_gradient(self, item: Item, worker: int) -> None:
+        """Adds a chunk's part of dw to the sums of a worker."""
+        self.laps.begin()
+        _, n, outputs = item
+        own = self._workers[worker]
+        dy = self._dy(own, n, outputs)
+        fresh = item is self._items[worker]
+        part = self.planner.parts[0]
+        matrices = own.gathers[0].matrices(n, outputs)
+        self.lap("gather")
+        for tap, total, windows in zip(part.outer_taps, self._sums[worker][0], matrices, strict=True):
+            points = self._clip(part, tap, n, outputs)
+            a, b = dy[points], windows[points].swapaxes(-1, -2)
+            places = list(np.ndindex(a.shape[1:-2]))
+            if fresh and not places:
+                total.fill(0)
+            for number, place in enumerate(places):
+                one = (slice(None), *place)
+                if fresh and not number:
+                    np.matmul(a[one], b[one], out=total)
+                else:
+                    np.add(total, np.matmul(a[one], b[one], out=_like(total, own.added)), out=total)
+        self.lap("product")
 
-    def _dy_matrix(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
-        """A chunk of dy as (G, K/G, points): a view where it lies that way, else a copy."""
-        dy = self._points_last(self.y[index(n, ..., *outputs)])
-        matrix = _as_matrix(dy)
-        if matrix is None:
-            matrix = self._buffer(self._product, _matrix_shape(dy))
-            matrix.reshape(dy.shape)[...] = dy  # through a view: this splits one axis
+    def _dy(self, own: _Worker, n: slice, outputs: tuple[slice, ...]) -> NDArray[Any]:
+        """A chunk of dy as (G, batch…, K/G, points): a view, or a copy."""
+        block = self.y[index(n, ..., *outputs)]
+        if self.planner.direct(self.planner.parts[0]):
+            return as_matrix(block, self.form)
+        moved = points_last(block, self.form)
+        matrix = self.buffer(own.copied, matrix_shape(moved, self.form))
+        matrix.reshape(moved.shape)[...] = moved  # through a view: it splits one axis
         return matrix
 
-    def _points_last(self, block: NDArray[Any]) -> NDArray[Any]:
-        """(n, G, channels, spatial…) as (G, channels, points…), the points in memory order."""
-        return np.moveaxis(block, 0, 2 if self.planner.images_first else -1)
+    def _scatter(self, items: list[Item], worker: int) -> None:
+        """Chunks of dgrad by products of dy, added to dx."""
+        for _, n, outputs in items:
+            self._add_scattered(n, outputs, worker)
 
-    def _buffer(self, flat: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """The start of a buffer as a (G, rows, points) matrix, stored points-first in nhwc."""
+    def _add_scattered(self, n: slice, outputs: tuple[slice, ...], worker: int) -> None:
+        """A chunk of dgrad by products of dy, added to dx tap by tap."""
+        self.laps.begin()
+        own, part = self._workers[worker], self.planner.parts[0]
+        gather = own.gathers[0]
+        windows, (target,) = gather.places(n, outputs)
+        dy = self._dy(own, n, outputs)
+        self.lap("scatter")
+        np.matmul(self._filters[0][0].swapaxes(1, 2), dy, out=target)
+        self.lap("product")
+        spatial = [w.under(o) for w, o in zip(part.windows, outputs, strict=True)]
+        under = self.x[index(n, ..., *(where for _, _, where in spatial))]
+        block = under
+        if self.planner.strips:
+            block, _ = gather.windows.over_strip(n, outputs)
+            block.fill(0)
+        every = [slice(None)] * part.ndim
+        for tap in itertools.product(*(range(w.taps) for w in part.windows)):
+            where = [
+                slice(r * w.dilation, r * w.dilation + (o.stop - o.start - 1) * w.stride + 1, w.stride)
+                for r, w, o in zip(tap, part.windows, outputs, strict=True)
+            ]
+            block[index(..., *where)] += windows[index(slice(None), slice(None), slice(None), *tap, *every)]
+        if self.planner.strips:
+            under += block[index(..., *(inside for _, inside, _ in spatial))]
+        self.lap("scatter")
+
+    def buffer(self, flat: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """The start of a buffer as matrices (G, batch…, channels, points), stored like the tensor's."""
         used = flat[: math.prod(shape)]
-        if self.pixels_first:
-            return used.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)
+        if self.case.layout is Layout.NHWC:
+            return used.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
         return used.reshape(shape)
 
-    def _under(self, n: slice, outputs: list[slice]) -> tuple[NDArray[Any], list[slice], list[slice]]:
-        """What the windows of a chunk lie on, the part of it that is inside the input, and that part of the input.
-
-        A strip of the padded input, or without padding the input itself.
-        """
-        sizes, inside, source = [], [], []
-        for axis, o in zip(self.case.problem.axes, outputs, strict=True):
-            size = (o.stop - o.start - 1) * axis.stride + axis.reach + 1
-            start = o.start * axis.stride - axis.before
-            first, stop = min(max(0, -start), size), max(0, min(size, axis.input - start))
-            sizes.append(slice(0, size))
-            inside.append(slice(first, max(first, stop)))
-            source.append(slice(start + first, start + max(first, stop)))
-        if self._strip is None:
-            return self.x[index(n, ..., *source)], inside, source
-        return self._strip[index(slice(0, n.stop - n.start), ..., *sizes)], inside, source
-
-    def _gather(self, n: slice, outputs: list[slice]) -> NDArray[Any]:
-        """The windows of a chunk as (G, C/G·taps, points)."""
-        if self.planner.pointwise:
-            windows = self._points_last(self.x[index(n, ..., *outputs)])
-            matrix = _as_matrix(windows)
-            if matrix is None:
-                matrix = self._buffer(self._gathered, _matrix_shape(windows))
-                matrix.reshape(windows.shape)[...] = windows
-            return matrix
-        p = self.case.problem
-        under, inside, source = self._under(n, outputs)
-        if self._strip is not None:
-            under.fill(0)
-            under[index(..., *inside)] = self.x[index(n, ..., *source)]
-        counts = [o.stop - o.start for o in outputs]
-        steps = under.strides
-        view = as_strided(  # (n, g, c, taps…, outputs…)
-            under,
-            shape=(*under.shape[:3], *p.filter_size, *counts),
-            strides=(
-                *steps[:3],
-                *(s * a.dilation for s, a in zip(steps[3:], p.axes, strict=True)),
-                *(s * a.stride for s, a in zip(steps[3:], p.axes, strict=True)),
-            ),
-            writeable=False,
-        )
-        points = under.shape[0] * math.prod(counts)
-        matrix = self._buffer(self._gathered, (p.groups, self._w.shape[2], points))
-        self._window_view(matrix, n, outputs)[...] = view
-        return matrix
-
-    def _window_view(self, matrix: NDArray[Any], n: slice, outputs: list[slice]) -> NDArray[Any]:
-        """A gathered matrix seen as (n, g, c, taps…, outputs…)."""
-        p = self.case.problem
-        images, counts = n.stop - n.start, [o.stop - o.start for o in outputs]
-        channels, taps = p.in_channels // p.groups, p.filter_size
-        if self.pixels_first:  # stored (g, n, outputs…, taps…, c)
-            stored = matrix.swapaxes(1, 2).reshape(p.groups, images, *counts, *taps, channels)
-            outer = range(2, 2 + p.ndim)
-            inner = range(2 + p.ndim, 2 + 2 * p.ndim)
-            return stored.transpose(1, 0, stored.ndim - 1, *inner, *outer)
-        if self.planner.images_first:  # stored (g, c, taps…, n, outputs…)
-            return np.moveaxis(matrix.reshape(p.groups, channels, *taps, images, *counts), 2 + p.ndim, 0)
-        return np.moveaxis(matrix.reshape(p.groups, channels, *taps, *counts, images), -1, 0)
+    def new_gathers(self, strip: NDArray[Any], buffer: NDArray[Any]) -> list[Gather]:
+        """Gathers of all correlations through the same buffers."""
+        planner = self.planner
+        layout = Layout.NCHW if planner.turned else self.case.layout
+        found = []
+        for part in planner.parts:
+            windows = Windows(self._source, part, layout, strip if planner.strips else None)
+            residues = [
+                (taps, Windows(self._source[..., read], residue, layout, strip))
+                for taps, read, residue in (planner.residues(part) if planner.split else ())
+            ]
+            found.append(Gather(windows, self.form, None if planner.viewed else buffer, residues))
+        return found
 
 
-def _matrix_shape(block: NDArray[Any]) -> tuple[int, int, int]:
-    """(G, channels, points) of a block (G, channels, points…)."""
-    return block.shape[0], block.shape[1], math.prod(block.shape[2:])
+class _Worker:
+    """The buffers of one worker."""
+
+    def __init__(self, plan: GemmPlan) -> None:
+        strip, gathered, self.copied, self.added = (touched((size,), plan.x.dtype) for size in plan.planner.buffers)
+        self.gathers = plan.new_gathers(strip, gathered)
 
 
-def _as_matrix(block: NDArray[Any]) -> NDArray[Any] | None:
-    """A view (G, channels, points) of a block (G, channels, points…), or None where only a copy has that shape."""
-    try:
-        return np.reshape(block, _matrix_shape(block), copy=False)
-    except ValueError:
-        return None
+def _like(matrices: NDArray[Any], flat: NDArray[Any]) -> NDArray[Any]:
+    """The start of a buffer as matrices (G, written, rows) that lie like others."""
+    groups, written, rows = matrices.shape
+    if matrices.strides[1] < matrices.strides[2]:
+        return flat[: matrices.size].reshape(groups, rows, written).swapaxes(1, 2)
+    return flat[: matrices.size].reshape(groups, written, rows)
+
+
+def _merged(view: NDArray[Any]) -> NDArray[Any]:
+    """A filter (G, written, rows…) as a view (G, written, rows)."""
+    return np.reshape(view, (*view.shape[:2], math.prod(view.shape[2:])), copy=False)

@@ -56,3 +56,14 @@ def phase_count(axis: Axis) -> int:
 def phase_length(axis: Axis) -> int:
     """Elements of one phase that the outputs read."""
     return axis.output + axis.reach // axis.stride
+
+
+def cyclic_length(axis: Axis) -> int:
+    """Least length of a cyclic transform: shorter than a phase by the zeros that all phases have at both ends.
+
+    What is beyond its end is zero, and what is read there wraps around onto zeros; it holds outputs, taps and elements.
+    """
+    phases, length = axis_phases(axis), phase_length(axis)
+    lead = min(length, *(phase.low for phase in phases))
+    stop = max(phase.high for phase in phases)
+    return max(length - max(0, min(lead, length - stop)), axis.output, axis.reach // axis.stride + 1, stop)

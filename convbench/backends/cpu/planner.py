@@ -5,40 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from convbench.backends.cpu.phases import AxisPhase, axis_phases, phase_length
-from convbench.problem import Case, ConvPass, Epilogue, Layout, Problem
+from convbench.backends.cpu.phases import AxisPhase, axis_phases, cyclic_length
+from convbench.backends.cpu.windows import chunk_extents, pieces
+from convbench.problem import Case, ConvPass, Epilogue, Problem
 from convbench.work import COMPLEX_MULTIPLY_ADD_FLOPS, Phase, Work, axis_hits, epilogue_flops, real_fft_flops
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+__all__ = ["DirectPlanner", "FftPlanner", "chunk_extents", "epilogue_phases", "next_fast_length", "pieces"]
 
-GATHER_BYTES = 8 << 20
-"""Target size of a chunk's gathered matrix: stays in a last-level cache, long enough for a fast product."""
-WGRAD_GATHER_BYTES = 32 << 20
-"""The same for wgrad, whose product sums over the chunk and adds the whole of dw once per chunk."""
 FFT_BYTES = 512 << 20
 """Largest workspace of the FFT, which holds whole planes and, where they fit, all filter spectra."""
-
-
-def chunk_extents(extents: Sequence[int], budget: int) -> tuple[int, ...]:
-    """Extents, outermost first, of the largest box of at most `budget` points (at least one) that tiles `extents`.
-
-    Filled from the innermost axis outwards, so that a chunk stays contiguous; the axis that is cut is cut evenly.
-    """
-    box = []
-    for extent in reversed(extents):
-        room = max(1, min(extent, budget))
-        pieces = -(-extent // room) if extent else 1
-        box.append(max(1, -(-extent // pieces)))
-        budget //= max(1, extent)
-    return tuple(reversed(box))
-
-
-def pieces(extent: int, size: int) -> int:
-    """How many chunks of `size` cover `extent`."""
-    return -(-extent // size)
 
 
 @dataclass(frozen=True)
@@ -103,112 +79,6 @@ def epilogue_phases(case: Case) -> list[Phase]:
                   footprint_bytes=size, launches=passes)]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class GemmPlanner:
-    """Chunks of output points, whose input windows are gathered into a matrix (im2col) and multiplied by the filter.
-
-    1×1 filters at stride 1 without padding need no gathering: the tensor is the matrix.
-    """
-
-    case: Case
-
-    @cached_property
-    def pointwise(self) -> bool:
-        """Whether the input is the gathered matrix already."""
-        return all(a.filter == 1 and a.stride == 1 and a.before == 0 and a.after == 0 for a in self.case.problem.axes)
-
-    @cached_property
-    def padded(self) -> bool:
-        """Whether some window reaches into padding, so that chunks of the input are copied with zeros around them."""
-        return any(a.before > 0 or a.after > 0 for a in self.case.problem.axes)
-
-    @property
-    def images_first(self) -> bool:
-        """Whether the batch is the outermost of the output points' axes (all layouts but chwn)."""
-        return self.case.layout is not Layout.CHWN
-
-    @cached_property
-    def points(self) -> tuple[int, ...]:
-        """Extents of the output points' axes in memory order, batch included."""
-        p = self.case.problem
-        return (p.batch, *p.output_size) if self.images_first else (*p.output_size, p.batch)
-
-    @cached_property
-    def box(self) -> tuple[int, ...]:
-        """Extents of one chunk of output points, in the order of `points`."""
-        p = self.case.problem
-        target = WGRAD_GATHER_BYTES if self.case.conv_pass is ConvPass.WGRAD else GATHER_BYTES
-        per_point = p.in_channels * math.prod(p.filter_size) + p.out_channels
-        budget = max(1, target // (per_point * self.case.dtype.itemsize))
-        if self.pointwise and self.case.layout is Layout.NCHW and math.prod(p.output_size) >= 128:
-            budget = min(budget, math.prod(p.output_size))  # one image's planes are a matrix as they lie
-        return chunk_extents(self.points, budget)
-
-    @cached_property
-    def chunks(self) -> int:
-        """Number of chunks."""
-        return math.prod(pieces(extent, size) for extent, size in zip(self.points, self.box, strict=True))
-
-    @property
-    def strip(self) -> tuple[int, ...]:
-        """Input extents, padding included, under one chunk: batch first, then the spatial axes."""
-        batch, outputs = (self.box[0], self.box[1:]) if self.images_first else (self.box[-1], self.box[:-1])
-        axes = self.case.problem.axes
-        return (batch, *((o - 1) * a.stride + a.reach + 1 for o, a in zip(outputs, axes, strict=True)))
-
-    @cached_property
-    def _buffers(self) -> tuple[int, int, int]:
-        """Elements of the strip, of the gathered matrix and of the product of one chunk."""
-        p = self.case.problem
-        points = math.prod(self.box)
-        gathered = points * p.in_channels * math.prod(p.filter_size)
-        dy = points * p.out_channels
-        strip = p.in_channels * math.prod(self.strip) if self.padded else 0
-        product = math.prod(p.w_shape) if self.case.conv_pass is ConvPass.WGRAD else 0
-        return strip, gathered, dy + product
-
-    @property
-    def transient_bytes(self) -> int:
-        """Nothing: all buffers are kept."""
-        return 0
-
-    @property
-    def workspace_bytes(self) -> int:
-        """Strip, gathered matrix and product of one chunk."""
-        return sum(self._buffers) * self.case.dtype.itemsize
-
-    def work(self) -> Work:
-        """Gather, product and (dgrad) scatter."""
-        p, size, chunks = self.case.problem, self.case.dtype.itemsize, self.chunks
-        outputs = self.box[1:] if self.images_first else self.box[:-1]
-        padded = p.batch * p.in_channels if self.padded else 0  # elements of all strips
-        for axis, length in zip(p.axes, outputs, strict=True):
-            count = pieces(axis.output, length)
-            padded *= axis.stride * (axis.output - count) + count * (axis.reach + 1)
-        points = math.prod(self.points)
-        gathered = points * p.in_channels * math.prod(p.filter_size)
-        dy, filters = points * p.out_channels, math.prod(p.w_shape)
-        footprint = self.workspace_bytes
-        flops = 2 * gathered * p.out_channels // p.groups + epilogue_flops(self.case)
-        copied = Phase(name="gather", flops=0, bytes_read=(padded + gathered) * size,
-                       bytes_written=(padded + gathered) * size, footprint_bytes=footprint,
-                       launches=(1 + 2 * self.padded) * chunks)  # fmt: skip
-        scattered = Phase(name="scatter", flops=gathered + padded, bytes_read=(2 * gathered + 2 * padded) * size,
-                          bytes_written=(gathered + 2 * padded) * size, footprint_bytes=footprint,
-                          launches=chunks * (math.prod(p.filter_size) + 2 * self.padded))  # fmt: skip
-        read = {ConvPass.FPROP: gathered + chunks * filters, ConvPass.DGRAD: dy + chunks * filters,
-                ConvPass.WGRAD: gathered + dy + 2 * chunks * filters}  # fmt: skip
-        written = {ConvPass.FPROP: dy, ConvPass.DGRAD: gathered, ConvPass.WGRAD: 2 * chunks * filters}
-        if self.case.conv_pass is ConvPass.WGRAD:
-            flops += chunks * filters
-        product = Phase(name="product", flops=flops, bytes_read=read[self.case.conv_pass] * size,
-                        bytes_written=written[self.case.conv_pass] * size,
-                        footprint_bytes=footprint + filters * size, launches=chunks)  # fmt: skip
-        if self.pointwise:
-            return Work((product,))
-        return Work((product, scattered) if self.case.conv_pass is ConvPass.DGRAD else (copied, product))
-
-
 def next_fast_length(target: int) -> int:
     """Smallest 5-smooth integer >= target: the lengths for which pocketfft has real transforms of small radix."""
     best = 1 << max(0, (target - 1).bit_length())
@@ -247,8 +117,15 @@ class FftPlanner:
 
     @cached_property
     def fft_size(self) -> tuple[int, ...]:
-        """Transform length per axis: no output wraps, since each reads at most `phase_length` elements."""
-        return tuple(next_fast_length(phase_length(axis)) for axis in self.problem.axes)
+        """Transform length per axis."""
+        return tuple(next_fast_length(cyclic_length(axis)) for axis in self.problem.axes)
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """Places on the first axis that hold something of the first operand, of the second and of the result."""
+        axis = self.problem.axes[0]
+        x, y, w = max(phase.high for phase in self.phases[0]), axis.output, axis.reach // axis.stride + 1
+        return {ConvPass.FPROP: (x, w, y), ConvPass.DGRAD: (y, w, x), ConvPass.WGRAD: (y, x, w)}[self.case.conv_pass]
 
     @property
     def fft_points(self) -> int:
@@ -256,9 +133,14 @@ class FftPlanner:
         return math.prod(self.fft_size)
 
     @property
+    def half_size(self) -> tuple[int, ...]:
+        """Stored bins of one half spectrum per axis."""
+        return (*self.fft_size[:-1], self.fft_size[-1] // 2 + 1)
+
+    @property
     def bins(self) -> int:
         """Stored bins of one half spectrum."""
-        return math.prod(self.fft_size[:-1]) * (self.fft_size[-1] // 2 + 1)
+        return math.prod(self.half_size)
 
     @cached_property
     def roles(self) -> tuple[int, int, int]:
@@ -305,20 +187,30 @@ class FftPlanner:
         return sizes["g"], sizes["i"], sizes["j"], sizes["l"]
 
     def _workspace(self, g: int, i: int, j: int, k: int) -> int:
-        """Bytes of real buffers and spectra of both operands, the product, its running sum and its inverse."""
+        """Bytes of real buffers and spectra of both operands, products, and the most that a transform makes besides."""
         real, spectrum = self.case.dtype.itemsize * self.fft_points, 2 * self.case.dtype.itemsize * self.bins
-        operands = g * (i * k + k * j) * (real + spectrum)
-        # The product; beside it the sum of earlier ones where l is cut, or what an inverse over several axes makes.
-        sums = 1 if k == self.roles[2] and self.problem.ndim == 1 else 2
+        first, second = g * i * k, g * k * j
+        products = g * i * j * (1 if k >= self.roles[2] else 2) * spectrum
+        if self.problem.ndim == 1:
+            most = g * i * j * real
+        else:  # what is transformed along the other axes, before it is along the first, or back after it
+            made = first * spectrum, second * spectrum, g * i * j * (real + (self.problem.ndim - 2) * spectrum)
+            most = max(rows * size // self.fft_size[0] for rows, size in zip(self.rows, made, strict=True))
         # Twiddle factors and scratch of a transform along one axis, measured (benchmarks/memory.py).
         scratch = 16 * self.case.dtype.itemsize * max(self.fft_size)
-        return operands + g * i * j * (sums * spectrum + real) + scratch
+        return (first + second) * (real + spectrum) + products + most + scratch
 
     @property
     def transient_bytes(self) -> int:
-        """All but the real buffers of both operands."""
+        """All but the real buffers of both operands, and the products."""
         g, i, j, k = self.chunk
-        return self.workspace_bytes - g * (i * k + k * j) * self.case.dtype.itemsize * self.fft_points
+        real = g * (i * k + k * j) * self.case.dtype.itemsize * self.fft_points
+        return self.workspace_bytes - real - self.products * g * i * j * 2 * self.case.dtype.itemsize * self.bins
+
+    @property
+    def products(self) -> int:
+        """Buffers for products of spectra: where l is cut one for their running sum besides."""
+        return 1 if self.chunk[3] >= self.roles[2] else 2
 
     @property
     def workspace_bytes(self) -> int:

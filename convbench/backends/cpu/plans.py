@@ -34,7 +34,7 @@ class CpuPlan:
     def __init__(self, case: Case, operands: Operands, work: Work, workspace_bytes: int, options: PlanOptions) -> None:
         p = case.problem
         self.case, self.work, self.workspace_bytes, self.threads = case, work, workspace_bytes, options.threads
-        self.laps = Laps()
+        self.laps, self._phase_names = Laps(), {phase.name for phase in work.phases}
         order = case.layout.order(p.ndim)
         self._stored = np.empty([case.output_shape[axis] for axis in order], NUMPY_DTYPES[case.dtype])
         self.poison()  # also touches every page, so that no sample pays for the first touch
@@ -57,6 +57,19 @@ class CpuPlan:
         """The output as a canonical view."""
         return from_layout(self._stored, self.case.layout)
 
+    def run(self) -> None:
+        """Writes the output."""
+        raise NotImplementedError
+
+    def run_phases(self, clock: Clock) -> list[float]:
+        """Seconds of each phase of a run."""
+        return self.laps.seconds(self.run, self.work)
+
+    def lap(self, phase: str) -> None:
+        """Ends a phase in this thread, if `work` has it; else its time is that of the next."""
+        if phase in self._phase_names:
+            self.laps.end(phase)
+
     def finish(self, block: NDArray[Any], bias: NDArray[Any] | None) -> None:
         """Applies the epilogue in place to a block of y whose bias is `bias`, shaped to broadcast against it."""
         if bias is not None:
@@ -73,10 +86,6 @@ class DirectPlan(CpuPlan):
     def __init__(self, case: Case, operands: Operands, options: PlanOptions) -> None:
         planner = DirectPlanner(case)
         super().__init__(case, operands, planner.work(), planner.workspace_bytes, options)
-
-    def run_phases(self, clock: Clock) -> list[float]:
-        """Seconds of each phase of a run."""
-        return self.laps.seconds(self.run, self.work)
 
     def run(self) -> None:
         """Writes y, dx or dw."""
