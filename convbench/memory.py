@@ -35,7 +35,7 @@ def _extents(case: Case) -> tuple[int, int, int]:
 def _contraction_bytes(case: Case) -> int:
     """The contracted operand and output in float64, a pass on them, and the blocks that are converted at once.
 
-    `verify._Checker.contract`, step by step.
+    `verify.Checker.contract`, step by step.
     """
     from convbench.reference import pass_bytes
     from convbench.verify import CONTRACTED_ELEMENTS, DRAWS
@@ -72,7 +72,7 @@ def _contraction_bytes(case: Case) -> int:
 
 
 def _comparison_bytes(case: Case) -> int:
-    """The planes that are compared, and the pass on them and on their squares; `verify._Checker.compare`."""
+    """The planes that are compared, and the pass on them and on their squares; `verify.Checker.compare`."""
     from convbench.reference import pass_bytes
     from convbench.verify import selected_counts
 

@@ -27,6 +27,8 @@ class Operands:
         self.problem = problem
         self.dtype = NUMPY_DTYPES[dtype]
         self.seed = seed
+        self.references: dict[Any, Any] = {}
+        """What verification has computed from them, so that it does so once for all plans of a case."""
 
     def _normal(self, role: int, shape: tuple[int, ...]) -> NDArray[Any]:
         values = np.random.default_rng([self.seed, role]).standard_normal(shape, dtype=self.dtype.type)

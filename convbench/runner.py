@@ -296,7 +296,7 @@ def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> 
     """
     import numpy as np
 
-    from convbench import verify
+    from convbench import fused, verify
 
     case = task.case
     given = operands.digest()
@@ -315,7 +315,7 @@ def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> 
                                      _accuracy(task, linear, options))  # fmt: skip
         if verification.passed:
             bound = looser(plan.error_bound, linear.error_bound)
-            reason = verify.check_epilogue(case, np.asarray(linear.output()), plan.output(), operands, bound)
+            reason = fused.check_epilogue(case, np.asarray(linear.output()), plan.output(), operands, bound)
             if reason:
                 verification = replace(verification, passed=False, reason=reason)
     now = operands.digest()

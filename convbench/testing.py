@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convbench import reference, verify
+from convbench import fused, reference, verify
 from convbench.accuracy import SUM_ACCURACY
 from convbench.backends import AUTO, DEFAULTS, Candidate, ErrorBound, PlanOptions, Sample
 from convbench.errors import InputError
@@ -288,7 +288,7 @@ def check_backend(backend: Backend, *, count: int = 200, seed: int = 0, max_macs
                     plan.poison()
                     plan.run()
                     bound = looser(plan.error_bound, linear.error_bound)
-                    reason = verify.check_epilogue(case, linear.output(), plan.output(), operands, bound) or ""
+                    reason = fused.check_epilogue(case, linear.output(), plan.output(), operands, bound) or ""
             except Exception as error:  # noqa: BLE001  a backend may raise anything: that is what is looked for
                 reason = f"{type(error).__name__}: {error}"
             if reason:

@@ -8,17 +8,16 @@ which hold every corner, edge and tile seam.
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convbench import reference
-from convbench.accuracy import STORAGE_ROUNDOFF, UNIT_ROUNDOFF, l2_share, relative_bound, tier_reason
+from convbench.accuracy import STORAGE_ROUNDOFF, l2_share, relative_bound, tier_reason
 from convbench.operands import Operands, grouped
-from convbench.problem import Case, ConvPass, Epilogue
+from convbench.problem import Case, ConvPass
 from convbench.work import nominal_macs
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ LARGEST_GROWTH = 1000.0
 An FFT of 2⁴⁰ points has 40 and Winograd's larger tiles reach hundreds. With 1000 an fp32 sum of 1000 products may be
 off by about 1 % of its size already: beyond, no check could tell it from a wrong one.
 """
-FUSED_PLANES = 8
-"""Planes of a fused output whose rounding is followed element by element, where it is not that of the linear plan."""
+KEPT_BYTES = 16 << 20
+"""Largest reference that is kept for the other plans of a case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +94,9 @@ def check(
     """Checks `output`, canonical, against the reference for `operands`; its relative L2 error too, given a tier."""
     if output.shape != case.output_shape:
         return Verification(passed=False, reason=f"output has shape {output.shape}, expected {case.output_shape}")
-    if reason := _bound_reason(bound) or tier_reason(accuracy) or _not_finite(output):
+    if reason := bound_reason(bound) or tier_reason(accuracy) or _not_finite(output):
         return Verification(passed=False, reason=reason)
-    checker = _Checker(case, output, operands, bound, np.random.default_rng([seed, 4]))
+    checker = Checker(case, output, operands, bound, seed)
     axis, length = checker.contraction
     contraction_share, contraction_reason = checker.contract()
     samples = checker.compare(accuracy)
@@ -114,7 +113,7 @@ def check(
     )
 
 
-def _bound_reason(bound: ErrorBound) -> str | None:
+def bound_reason(bound: ErrorBound) -> str | None:
     """Why a plan's statement about its own errors cannot be accepted."""
     if not 1.0 <= bound.growth <= LARGEST_GROWTH:
         return f"the plan's error_bound has growth {bound.growth:g}, allowed are 1 to {LARGEST_GROWTH:g}"
@@ -131,55 +130,7 @@ def _not_finite(output: NDArray[Any]) -> str | None:
     return f"{bad} of {output.size} elements are unwritten or not finite, the first at {where}"
 
 
-def check_epilogue(
-    case: Case, linear: NDArray[Any], fused: NDArray[Any], operands: Operands, bound: ErrorBound
-) -> str | None:
-    """Why the fused output is not relu(y₀ + b) of the verified linear part, or None if it is.
-
-    Where both plans round y₀ alike, as those of one algorithm mostly do, only adding and storing may differ: a few
-    roundoffs of |y₀| + |b|. Else both linear parts may be off by their own bound. That is followed element by element
-    in the planes with the largest errors.
-    """
-    if fused.shape != case.output_shape:
-        return f"output has shape {fused.shape}, expected {case.output_shape}"
-    if reason := _bound_reason(bound):
-        return reason
-    worst = np.zeros(case.output_shape[:2])
-    for n in range(case.problem.batch):
-        error, alike = _fused_error(case, linear, fused, operands, (n, slice(None)))
-        beyond = np.where(np.abs(error) <= alike, 0.0, np.nan_to_num(np.abs(error), nan=np.inf))
-        worst[n] = beyond.reshape(len(beyond), -1).max(axis=1)
-    checker = _Checker(replace(case, epilogue=Epilogue.NONE), linear, operands, bound, np.random.default_rng())
-    for place in np.argsort(worst, axis=None)[: -FUSED_PLANES - 1 : -1]:
-        n, k = (int(i) for i in np.unravel_index(place, worst.shape))
-        if not worst[n, k]:
-            break
-        error, alike = _fused_error(case, linear, fused, operands, (n, slice(k, k + 1)))
-        allowed = alike + 2 * checker.allowed_in_plane(n, k)
-        at = functools.partial(_placed, n, k)
-        if reason := _first_violation(error, allowed, f"{case.epilogue} of element", at):
-            return reason
-    return None
-
-
-def _fused_error(
-    case: Case, linear: NDArray[Any], fused: NDArray[Any], operands: Operands, place: tuple[int, slice]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fused output less relu(y₀ + b) of some planes of an image, and what it may be where y₀ is rounded alike."""
-    bias = operands.bias[place[1]].reshape(-1, *[1] * case.problem.ndim).astype(np.float64)
-    y0 = linear[place].astype(np.float64)
-    expected = y0 + bias
-    if case.epilogue is Epilogue.BIAS_RELU:
-        expected = np.maximum(expected, 0)
-    unit = STORAGE_ROUNDOFF[case.dtype] or UNIT_ROUNDOFF[case.math_mode][1]
-    return fused[place] - expected, 2 * unit * (np.abs(y0) + np.abs(bias))
-
-
-def _placed(n: int, k: int, index: list[int]) -> list[int]:
-    return [n, k, *index[1:]]
-
-
-def _first_violation(
+def first_violation(
     error: NDArray[Any], allowed: NDArray[Any], what: str, place: Callable[[list[int]], list[int]] = list
 ) -> str | None:
     """The worst element that is not within its allowance, in words; NaN counts as beyond.
@@ -206,18 +157,17 @@ class _Samples:
     count: int
 
 
-class _Checker:
+class Checker:
     """Both checks of one output, on grouped views of it and its operands.
 
     Every pass is out(i, j) = Σ a(i, ·)·b(·, j), with i and j the two axes of images or channels that the output has:
     fprop a = x, b = w, i = n, j = k; dgrad a = dy, b = w, i = n, j = c; wgrad a = dy, b = x, i = k, j = c.
     """
 
-    def __init__(
-        self, case: Case, output: NDArray[Any], operands: Operands, bound: ErrorBound, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, case: Case, output: NDArray[Any], operands: Operands, bound: ErrorBound, seed: int) -> None:
         groups = case.problem.groups
-        self.case, self.bound, self.rng = case, bound, rng
+        self.case, self.bound, self.rng = case, bound, np.random.default_rng([seed, 4])
+        self.references = operands.references.setdefault((case.conv_pass, seed), {})
         self.axes = case.problem.axes
         conv_pass = case.conv_pass
         self.function: Callable[..., NDArray[np.float64]]
@@ -246,27 +196,40 @@ class _Checker:
         lengths = [self.out.shape[axis] for axis in self.axes_of_out]
         return max(zip(self.names, lengths, strict=True), key=lambda pair: pair[1])
 
-    def _allowed(self, a: NDArray[Any], b: NDArray[Any], factor: float) -> NDArray[Any]:
+    def _reference(self, name: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, once for all plans of a case: it depends on operands, seed and name alone."""
+        if name in self.references:
+            return self.references[name]
+        found = compute()
+        if sum(array.nbytes for array in (found if isinstance(found, tuple) else (found,))) <= KEPT_BYTES:
+            self.references[name] = found
+        return found
+
+    def _roots(self, a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The root of the pass on squares of a and b, and Σ‖a‖²‖b‖² per plane."""
+        root = np.sqrt(self.function(self.axes, a, b, 2))
+        return root, np.einsum(self.norm_product, _squared_norms(a), _squared_norms(b))
+
+    def _allowed(self, roots: tuple[NDArray[Any], NDArray[Any]], factor: float) -> NDArray[Any]:
         """Allowance per element from the root of the pass on squares of a and b (docs/method.md).
 
         A transform spreads the rounding errors of its whole plane evenly, so there the root is the largest of the
         plane. A plane of few outputs may by chance have small ones only: the norms of both operands, over the points
         that they are spread on, are then the better measure of the same.
         """
-        root = np.sqrt(self.function(self.axes, a, b, 2))
+        root, norms = roots
         if self.bound.transform_points:
             spatial = tuple(range(3, root.ndim))
             # Errors are not spread less evenly than over a plane, whatever the plan says of its tiles.
             points = max(self.bound.transform_points, math.prod(self.case.problem.output_size))
-            spread = np.einsum(self.norm_product, _squared_norms(a), _squared_norms(b)) / points
             largest = root.max(axis=spatial, initial=0.0)
-            root = np.maximum(largest, np.sqrt(spread)).reshape(*root.shape[:3], *[1] * len(spatial))
+            root = np.maximum(largest, np.sqrt(norms / points)).reshape(*root.shape[:3], *[1] * len(spatial))
         return factor * relative_bound(self.case, self.bound) * root
 
     def allowed_in_plane(self, n: int, k: int) -> NDArray[Any]:
         """Allowance of fprop in one plane (1, output…)."""
         g, k = divmod(k, self.out.shape[2])
-        allowed = self._allowed(self.a[n : n + 1, g : g + 1], self.b[g : g + 1, k : k + 1], 1.0)
+        allowed = self._allowed(self._roots(self.a[n : n + 1, g : g + 1], self.b[g : g + 1, k : k + 1]), 1.0)
         plane: NDArray[Any] = np.broadcast_to(allowed, (1, 1, 1, *self.case.problem.output_size))[0, 0]
         return plane
 
@@ -277,29 +240,42 @@ class _Checker:
         signs = self.rng.choice([-1.0, 1.0], size=(DRAWS, length))
         axis, out_axis = (self.axis_of_a, self.axes_of_out[0]) if first else (self.axis_of_b, self.axes_of_out[1])
         operand = self.a if first else self.b
-        contracted = _contract(operand, axis, signs)
+
+        def pair(contracted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+            return (contracted, self.b) if first else (self.a, contracted)
+
+        expected = self._reference(
+            ("contraction", axis), lambda: self.function(self.axes, *pair(_contract(operand, axis, signs)))
+        )
         error = _contract(self.out, out_axis, signs)
-        error -= self.function(self.axes, *((contracted, self.b) if first else (self.a, contracted)))
-        del contracted
-        norms = np.sqrt(_contract(operand, axis, np.ones((1, length)), power=2))
-        allowed = self._allowed(*((norms, self.b) if first else (self.a, norms)), SIGMAS)
+        error -= expected
+        del expected
+        ones = np.ones((1, length))
+        roots = self._reference(
+            ("squares", axis), lambda: self._roots(*pair(np.sqrt(_contract(operand, axis, ones, power=2))))
+        )
+        allowed = self._allowed(roots, SIGMAS)
+        del roots
         if storage := STORAGE_ROUNDOFF[self.case.dtype]:
-            ones = np.ones((1, length))
             allowed = allowed + SIGMAS * storage * np.sqrt(_contract(self.out, out_axis, ones, power=2))
         allowed = np.broadcast_to(allowed, error.shape)
-        reason = _first_violation(error, allowed, f"the sum over {name} with random signs at")
+        reason = first_violation(error, allowed, f"the sum over {name} with random signs at")
         return _share(error, allowed), reason or ""
 
     def compare(self, accuracy: float | None) -> _Samples:
         """Elements one by one, and all of them together."""
         group, i, j = self._selection()
-        a = _take(_take(self.a, self.group_axes["a"], group), self.axis_of_a, i)
-        b = _take(_take(self.b, self.group_axes["b"], group), self.axis_of_b, j)
+        where = tuple(map(tuple, (group, i, j)))
+
+        def chosen_operands() -> tuple[NDArray[Any], NDArray[Any]]:
+            a = _take(_take(self.a, self.group_axes["a"], group), self.axis_of_a, i)
+            return a, _take(_take(self.b, self.group_axes["b"], group), self.axis_of_b, j)
+
         actual = _take(self.out, self.group_axes["out"], group)
         for axis, chosen in zip(self.axes_of_out, (i, j), strict=True):
             actual = _take(actual, axis, chosen)
-        expected = self.function(self.axes, a, b)
-        allowed = self._allowed(a, b, 1.0)
+        expected = self._reference(("elements", *where), lambda: self.function(self.axes, *chosen_operands()))
+        allowed = self._allowed(self._reference(("roots", *where), lambda: self._roots(*chosen_operands())), 1.0)
         error = actual - expected
         if not error.size:
             return _Samples("", 0.0, None, None, 0)
@@ -316,7 +292,7 @@ class _Checker:
             index[group_axis] += g * self.out.shape[group_axis + 1]
             return index
 
-        reason = _first_violation(error, allowed, "element", place) or ""
+        reason = first_violation(error, allowed, "element", place) or ""
         share = _share(error, allowed)
         if accuracy is not None:
             # A few results may all be small by chance; the root of their squared products hardly is.

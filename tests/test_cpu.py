@@ -14,7 +14,7 @@ import scipy.fft
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbench import verify
+from convbench import fused, verify
 from convbench.backends import AUTO, PlanOptions
 from convbench.backends.cpu import CpuBackend, depthwise_planner, gemm_planner, planner
 from convbench.backends.cpu.depthwise_planner import DepthwisePlanner
@@ -161,7 +161,7 @@ def test_chunks_apply_the_epilogue_once(algorithm, layout, epilogue, monkeypatch
     case = replace(case, epilogue=epilogue)
     plan = make_plan(case, algorithm, operands)
     plan.run()
-    assert verify.check_epilogue(case, linear, plan.output(), operands, plan.error_bound) is None
+    assert fused.check_epilogue(case, linear, plan.output(), operands, plan.error_bound) is None
 
 
 def whole_chunk(case):

@@ -19,7 +19,7 @@ LAYERS = [
     {"work", "counts", "operands", "stats", "accuracy"},
     {"suite", "machine", "datasheet"},
     {"backends"},
-    {"timing", "reference", "verify", "calibrate"},
+    {"timing", "reference", "verify", "fused", "calibrate"},
     {"environment", "result", "fold", "journal", "memory", "recheck"},
     {"tasks"},
     {"runner", "workers", "session", "tuning", "doctor", "testing", "noise", "roofline", "compare"},

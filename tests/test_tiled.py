@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbench import verify
+from convbench import fused, verify
 from convbench.backends import PlanOptions
 from convbench.backends.cpu import chains, tiled_planner, tiling
 from convbench.backends.cpu.bilinear import BETTER_POINTS, MAX_TILE, STANDARD_POINTS, from_points, winograd
@@ -342,7 +342,7 @@ def test_the_epilogue_is_applied_once(name, layout, epilogue, monkeypatch):
     plan = make_plan(case, "dft", operands)
     plan.poison()
     plan.run()
-    assert verify.check_epilogue(case, linear, plan.output(), operands, plan.error_bound) is None
+    assert fused.check_epilogue(case, linear, plan.output(), operands, plan.error_bound) is None
 
 
 @pytest.mark.parametrize("family", ["winograd", "dft"])

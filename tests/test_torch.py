@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbench import verify
+from convbench import fused, verify
 from convbench.backends import AUTO, ErrorBound, PlanOptions
 from convbench.backends import torch as backend_module
 from convbench.backends.torch import ALGORITHMS, LIBRARY_BYTES, TorchBackend, scratch_bytes, split_padding
@@ -220,7 +220,7 @@ def assert_right(case, algorithm, threads=1):
         plan.run()
         assert poisoned(plan) is None, where
         plan.run()
-        reason = verify.check_epilogue(case, linear.output(), plan.output(), operands, plan.error_bound)
+        reason = fused.check_epilogue(case, linear.output(), plan.output(), operands, plan.error_bound)
         assert reason is None, where
     return plan
 

@@ -14,6 +14,7 @@ from convbench import verify
 from convbench.accuracy import l2_bound
 from convbench.backends import ErrorBound, PlanOptions
 from convbench.backends.cpu import CpuBackend
+from convbench.fused import check_epilogue
 from convbench.operands import Operands
 from convbench.problem import ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.testing import random_cases
@@ -396,8 +397,8 @@ def test_a_wrong_epilogue_is_caught(problem, epilogue, steps):
     linear = correct(case, operands)
     for bound in error_bounds.values():
         right = fused(case, operands, EPILOGUES[epilogue])
-        assert verify.check_epilogue(case, linear, right, operands, bound) is None
-        reason = verify.check_epilogue(case, linear, fused(case, operands, steps), operands, bound)
+        assert check_epilogue(case, linear, right, operands, bound) is None
+        reason = check_epilogue(case, linear, fused(case, operands, steps), operands, bound)
         assert reason is not None
         assert reason.startswith(f"{epilogue} of element (")
         assert "allowed" in reason
@@ -408,7 +409,7 @@ def test_a_fused_output_that_is_not_finite_is_caught():
     operands, _ = prepared(make_case(PROBLEMS["1d"], ConvPass.FPROP))
     wrong = fused(case, operands, ["bias"])
     wrong[1, 2, 3] = np.nan
-    reason = verify.check_epilogue(case, correct(case, operands), wrong, operands, ErrorBound())
+    reason = check_epilogue(case, correct(case, operands), wrong, operands, ErrorBound())
     assert reason.startswith("bias of element (1, 2, 3) is off by nan")
 
 
@@ -425,7 +426,7 @@ def test_the_cpu_plans_apply_the_epilogue(algorithm, epilogue, layout):
             plan.poison()
             plan.run()
             outputs.append(plan.output())
-        assert verify.check_epilogue(replace(case, epilogue=epilogue), *outputs, operands, plan.error_bound) is None
+        assert check_epilogue(replace(case, epilogue=epilogue), *outputs, operands, plan.error_bound) is None
 
 
 def test_cpu_plans_round_alike_so_a_small_error_of_one_fused_element_is_caught():
@@ -441,7 +442,7 @@ def test_cpu_plans_round_alike_so_a_small_error_of_one_fused_element_is_caught()
         for size in (0.01, smallest):
             wrong = fused_plan.output().copy()
             wrong[1, 2, 3, 4] += size * scale
-            reason = verify.check_epilogue(case, linear.output(), wrong, operands, fused_plan.error_bound)
+            reason = check_epilogue(case, linear.output(), wrong, operands, fused_plan.error_bound)
             assert reason is not None, (algorithm, size)
             assert reason.startswith("bias of element (1, 2, 3, 4) is off by"), reason
 
@@ -455,8 +456,8 @@ def test_a_fused_plan_may_round_its_linear_part_in_another_way(algorithm):
     linear = correct(case, operands)
     signs = np.random.default_rng(0).choice([-1, 1], linear.shape)
     right = fused(case, operands, ["bias"])
-    assert verify.check_epilogue(case, linear, right + 1.9 * signs * own, operands, bound) is None
-    assert verify.check_epilogue(case, linear, right + 2.2 * signs * own, operands, bound) is not None
+    assert check_epilogue(case, linear, right + 1.9 * signs * own, operands, bound) is None
+    assert check_epilogue(case, linear, right + 2.2 * signs * own, operands, bound) is not None
 
 
 @pytest.mark.parametrize(
@@ -476,7 +477,7 @@ def test_a_silly_error_bound_is_refused(bound, reason):
     output = correct(case, operands)
     assert verify.check(case, output, operands, bound, seed=0).reason == f"the plan's error_bound has {reason}"
     fused_case = replace(case, epilogue=Epilogue.BIAS)
-    assert verify.check_epilogue(fused_case, output, output, operands, bound) == f"the plan's error_bound has {reason}"
+    assert check_epilogue(fused_case, output, output, operands, bound) == f"the plan's error_bound has {reason}"
 
 
 def test_few_transform_points_do_not_widen_the_bound():

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 class Rates(NamedTuple):
     """Seconds of one thread per flop and byte of the product, per byte of the filter's transform, 0, per flop and byte of
-    all other phases, and per launch."""
+    all other phases, and per launch.
+    """
 
     product_flop: float
     product_byte: float
