@@ -28,6 +28,7 @@ from convbench.backends import PlanOptions
 from convbench.backends.cpu import CpuBackend
 from convbench.backends.cpu.choice import counts, estimated_seconds
 from convbench.backends.cpu.threads import blas_threads
+from convbench.backends.cpu.tiling import FAMILIES
 from convbench.operands import Operands
 from convbench.problem import Case, Layout
 from convbench.suite import builtin_suites, load_suite
@@ -136,7 +137,8 @@ def main() -> None:
     found: list[Timed] = []
     if arguments.load:
         for path in arguments.load:
-            found += [Timed(**fields) for fields in json.loads(path.read_text())]
+            kept = [Timed(**fields) for fields in json.loads(path.read_text())]
+            found += [timed for timed in kept if FAMILIES.get(timed.algorithm, 0.0) <= arguments.accuracy]
     else:
         layouts = [Layout(name) for name in arguments.layout.split(",")]
         with blas_threads(1):
