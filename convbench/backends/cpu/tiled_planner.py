@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from convbench.backends.cpu.planner import chunk_extents, pieces
 from convbench.backends.cpu.split import Split
 from convbench.backends.cpu.tiling import TileAxis, Tiling, best_tiling, chunk_tiles, correlation, reason, size_of
+from convbench.backends.cpu.windows import chunk_extents, pieces, slices
 from convbench.errors import UnsupportedError
 from convbench.problem import Case, ConvPass, Layout
 
@@ -351,11 +351,6 @@ class TiledPlanner:
             *self.transform.inverse([tile.m for tile in tiles]),
         ]
         return sum(step.rows * step.columns for step in steps) * self.case.dtype.itemsize
-
-
-def slices(extent: int, size: int) -> list[slice]:
-    """[0, extent) in slices of `size`, the last maybe shorter."""
-    return [slice(start, min(start + size, extent)) for start in range(0, extent, size)]
 
 
 def strip_elements(cut: tuple[Piece, ...]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from convbench.backends.cpu.planner import pieces
 from convbench.backends.cpu.tiled_planner import strip_elements, strip_of_outputs
+from convbench.backends.cpu.windows import pieces
 from convbench.problem import ConvPass
 from convbench.work import Phase, Work, epilogue_flops
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from convbench.backends.cpu.bilinear import MAX_TILE
-from convbench.backends.cpu.planner import pieces
 from convbench.backends.cpu.split import Split
 from convbench.backends.cpu.transforms import Dft, Step, Tile, Transform, Winograd
+from convbench.backends.cpu.windows import pieces
 from convbench.problem import Case, ConvPass
 
 if TYPE_CHECKING:
