@@ -26,7 +26,7 @@ from convbench.memory import operand_bytes, verification_bytes
 from convbench.operands import Operands
 from convbench.problem import Case, ConvPass, Epilogue, Layout, Problem
 from convbench.result import Row
-from convbench.runner import RunOptions, Spent, _prepare, run
+from convbench.runner import RunOptions, Spent, prepare, run
 from convbench.suite import builtin_suites, load_suite
 from convbench.tasks import Task, tasks
 from convbench.testing import random_cases
@@ -38,7 +38,7 @@ SMALL_BYTES = 32 << 20
 SMALL_SLACK_BYTES = 8 << 20
 ALLOWED = (0.75, 1.25)
 """Measured over predicted of the larger cases."""
-ALGORITHMS = ("direct", "gemm", "fft", "winograd")
+ALGORITHMS = ("direct", "gemm", "mec", "depthwise", "fft", "winograd", "dft")
 
 
 def problem(
@@ -125,7 +125,7 @@ def measured_bytes(task: Task, options: RunOptions) -> int:
             load_blas()
             before = reset_peak()
             operands = Operands(task.case.problem, task.case.dtype, options.seed)
-            made = _prepare(task, operands, options, Spent())
+            made = prepare(task, operands, options, Spent())
             if isinstance(made, Row):
                 os.write(write, f"{task.case.label()}: {made.status} {made.reason}".encode())
                 os._exit(1)
@@ -177,7 +177,7 @@ def warm_up(options: RunOptions) -> None:
         case = Case(suite="warm", name="up", problem=shape, conv_pass=conv_pass)
         operands = Operands(shape, case.dtype, 0)
         for task in tasks([case], [BackendSpec(CpuBackend(), name) for name in ALGORITHMS], options.threads):
-            _prepare(task, operands, options, Spent())
+            prepare(task, operands, options, Spent())
 
 
 def flat(count: int, threads: int) -> None:

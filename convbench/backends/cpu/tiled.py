@@ -14,7 +14,7 @@ from convbench.backends.cpu.split import Places
 from convbench.backends.cpu.threads import blas_threads, spread
 from convbench.backends.cpu.tiled_filters import TiledFilters
 from convbench.backends.cpu.transforms import transposed
-from convbench.backends.cpu.windows import slices
+from convbench.backends.cpu.windows import pieces, slices
 from convbench.operands import index
 from convbench.problem import ConvPass
 
@@ -47,10 +47,7 @@ class TiledPlan(TiledFilters):
                 spread(list(enumerate(self._boxes)), workers, self._gradient)
                 if not self._boxes:
                     self._transformed[0].fill(0)
-                self.laps.begin()
-                for other in self._transformed[1:]:
-                    self._transformed[0] += other
-                self.laps.end("product")
+                spread(slices(self.planner.points, pieces(self.planner.points, workers)), workers, self._add_up)
                 spread(self.planner.blocks, workers, self._inverse_filter)
                 return
             if self.case.conv_pass is ConvPass.DGRAD and self.planner.leaves_gaps:
@@ -59,6 +56,13 @@ class TiledPlan(TiledFilters):
             spread(self._boxes, workers, self._convolve)
 
     # Chunks
+
+    def _add_up(self, part: slice, worker: int) -> None:
+        """Adds the gradients of the other workers to the first's, at some points."""
+        self.laps.begin()
+        for other in self._transformed[1:]:
+            self._transformed[0][part] += other[part]
+        self.laps.end("product")
 
     def _convolve(self, box: Box, worker: int) -> None:
         """Correlates a chunk: fprop or dgrad."""
