@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 .PHONY: run test test-suites fuzz bench-peers lint clean
 
-run: $(VENV)/.run  ## AlexNet's convolutions on this CPU, by matrix products and by FFT
-	$(BIN)/convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
+run: $(VENV)/.run  ## AlexNet's convolutions on this CPU, by gathered windows and by the algorithms that auto takes
+	$(BIN)/convbench run alexnet --batch 16 -b cpu:gemm -b cpu:auto
 
 test: $(VENV)/.test  ## the test suite, on two processes
 	$(BIN)/python -m pytest -q -n 2

@@ -67,6 +67,18 @@ def test_dgrad_scatters_where_windows_of_dy_would_be_mostly_padding():
     assert list(flops(GemmPlanner(whole))) == ["product", "scatter"]
 
 
+@pytest.mark.parametrize("conv_pass", ConvPass)
+def test_pointwise_in_nhwc_is_multiplied_in_blocks(conv_pass):
+    """Of 32 rows and more, by a filter that lies along the outputs; the last block has fewer."""
+    case = make_case(conv_pass, Layout.NHWC, batch=3, in_channels=300, out_channels=130, input_size=(27, 29),
+                     filter_size=(1, 1))  # fmt: skip
+    planner = GemmPlanner(case)
+    assert planner.by_blocks
+    filters = 300 * 130 * 4  # copied in fprop, and the part of a chunk in wgrad
+    assert planner.workspace_bytes == (0 if conv_pass is ConvPass.DGRAD else filters)
+    assert_right(case)
+
+
 def test_a_stride_of_very_many_phases_is_scattered():
     case = make_case(ConvPass.DGRAD, batch=1, in_channels=1, out_channels=1, input_size=(3000,), filter_size=(1500,),
                      stride=(1499,))  # fmt: skip
@@ -76,7 +88,8 @@ def test_a_stride_of_very_many_phases_is_scattered():
 
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("conv_pass", ConvPass)
-def test_pointwise_needs_no_copies_and_no_workspace(conv_pass, layout):
+def test_pointwise_needs_no_copies_and_no_workspace(conv_pass, layout, monkeypatch):
+    monkeypatch.setattr(gemm_planner, "LEAST_POINTS", 1 << 60)  # from which nhwc copies the filter
     case = make_case(conv_pass, layout, filter_size=(1, 1))
     assert list(flops(GemmPlanner(case))) == ["product"]
     plan = make_plan(case)

@@ -88,6 +88,6 @@ def main() -> None:
 
     \b
     Example:
-      convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
+      convbench run alexnet --batch 16 -b cpu:gemm -b cpu:auto
       convbench list suites
     """

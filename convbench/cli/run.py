@@ -76,7 +76,7 @@ def command(
 
     \b
     Example:
-      convbench run alexnet --batch 16 -b cpu:gemm -b cpu:fft
+      convbench run alexnet --batch 16 -b cpu:gemm -b cpu:auto
       convbench run my-suite.toml -b ./mykernel.py:MyBackend --pass fprop -o result.jsonl
     """
     started = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convbench.backends.cpu.chains import blocked_product
 from convbench.backends.cpu.gather import Gather, Windows, as_matrix, matrix_shape, points_last
 from convbench.backends.cpu.gemm_planner import GemmPlanner
 from convbench.backends.cpu.plans import CpuPlan, touched
@@ -121,7 +122,7 @@ class GemmPlan(CpuPlan):
             if not any(tap):
                 if out[points].size < out.size:
                     out.fill(0)
-                np.matmul(w[lead], windows[points], out=out[points])
+                self._multiply(w[lead], windows[points], out[points])
             elif out[points].size:
                 product = self.buffer(own.added, out[points].shape)
                 np.add(out[points], np.matmul(w[lead], windows[points], out=product), out=out[points])
@@ -131,6 +132,13 @@ class GemmPlan(CpuPlan):
         if not direct:
             moved[...] = out.reshape(moved.shape)
             self.lap("gather")
+
+    def _multiply(self, w: NDArray[Any], windows: NDArray[Any], out: NDArray[Any]) -> None:
+        """Out (G, batch…, written, points) of filter (G, batch…, written, rows) and windows (…, rows, points)."""
+        if self.planner.by_blocks:
+            blocked_product(windows.swapaxes(1, 2), w.swapaxes(1, 2), out.swapaxes(1, 2))
+        else:
+            np.matmul(w, windows, out=out)
 
     def _clip(self, part: Chunked, tap: tuple[int, ...], n: slice, outputs: tuple[slice, ...]) -> tuple[Any, ...]:
         """An index of matrices (G, batch…, rows, points): the outputs for which an outer tap meets no padding."""

@@ -21,6 +21,8 @@ FEW_CHANNELS = 4
 """Up to so many channels a group, nhwc is gathered plane by plane: runs of (filter width · channels) are too short."""
 LEAST_PLANE = 128
 """Points of a plane from which 1×1 filters multiply it as it lies in nchw, one image after the other."""
+LEAST_POINTS = 256
+"""Outputs from which a 1×1 filter in nhwc is copied to lie along them."""
 TURNED_POINTS = 1024
 """Outputs from which wgrad by planes sums dw transposed, (rows, filters), whose products are faster."""
 COPY_FLOPS, SCATTER_FLOPS = 20, 40
@@ -103,6 +105,11 @@ class GemmPlanner:
         """Whether the tensor, as it lies, is the matrix of windows."""
         plain = all(w.plain for part in self.correlations for w in part)
         return plain and (self.case.layout is not Layout.NCHW or self.form.batch > 0)
+
+    @property
+    def by_blocks(self) -> bool:
+        """Whether nhwc, as it lies, is multiplied in blocks, which is faster on one thread of BLAS."""
+        return self.viewed and self.case.layout is Layout.NHWC and not self.blas and not self.form.batch
 
     @cached_property
     def blas(self) -> bool:
@@ -193,6 +200,8 @@ class GemmPlanner:
         if self.case.conv_pass is ConvPass.DGRAD and not self.scatters:
             return math.prod(self.case.problem.filter_size) > 1
         p = self.case.problem
+        if self.by_blocks and self.case.conv_pass is ConvPass.FPROP:  # to lie along the outputs
+            return p.batch * math.prod(p.output_size) >= LEAST_POINTS
         turned = self.case.conv_pass is ConvPass.WGRAD and self.form.planar and self.case.layout is not Layout.CHWN
         if turned and p.batch * math.prod(p.output_size) >= TURNED_POINTS:
             return True
@@ -203,7 +212,7 @@ class GemmPlanner:
         """Whether an arranged filter lies as (rows, written), as is copied or multiplied fastest."""
         if self.case.conv_pass is ConvPass.WGRAD:
             return self.form.planar
-        return (self.case.layout, self.case.conv_pass) in {
+        return self.by_blocks or (self.case.layout, self.case.conv_pass) in {
             (Layout.NHWC, ConvPass.DGRAD),
             (Layout.CHWN, ConvPass.FPROP),
         }
