@@ -311,7 +311,8 @@ def _progress(todo: list[Task], quiet: bool) -> Iterator[Any]:
     done: dict[tuple[str, int], float] = {}
     # Redrawn by our own calls between measurements, never by a thread beside one.
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
-        asked = {"tune": sum(task.key.algorithm == AUTO for task in todo), "verify": len(todo), "time": len(todo)}
+        able = sum(task.candidate.reason is None for task in todo)
+        asked = {"tune": sum(task.key.algorithm == AUTO for task in todo), "verify": able, "time": able}
         bars = {doing: progress.add_task(doing, total=total, visible=doing != "tune")
                 for doing, total in asked.items()}  # fmt: skip
         drawn = 0.0

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SUM_TOLERANCE = 0.1
 """Phases whose sum is further from a row's time, as a share of it, are noted."""
 
+MOST_NOTES = 5
+"""Rows that are noted one by one."""
+
 
 def phases_table(run: Run) -> Table | None:
     """A line per phase of the rows whose phases were measured; None where there are none."""
@@ -26,13 +29,14 @@ def phases_table(run: Run) -> Table | None:
         Column(key="problem", header="problem"), Column(key="pass", header="pass"),
         *(Column(key=key, header=key, hidden=len({fact[key] for fact in facts}) == 1)
           for key in ("dtype", "layout", "epilogue")),
-        Column(key="cache", header="cache", hidden=not cold), Column(key="algorithm", header="algorithm"),
+        Column(key="cache", header="cache", hidden=not cold), Column(key="algorithm", header="algorithm", cut=True),
         Column(key="phase", header="phase"), Column(key="time_s", header="time", show=format_time, right=True),
         Column(key="share", header="share", show=lambda v: f"{100 * v:.0f}%", right=True),
         Column(key="flops", header="flops", show=lambda v: format_si(v, "flop"), right=True, spare=2),
         Column(key="traffic_bytes", header="bytes", show=format_bytes, right=True, spare=1),
         Column(key="flop_per_s", header="Gflop/s", show=lambda v: significant(v / 1e9), right=True),
-        Column(key="bytes_per_s", header="GB/s", show=lambda v: significant(v / 1e9), right=True),
+        Column(key="bytes_per_s", header="GB/s", show=lambda v: significant(v / 1e9), right=True,
+               spare=3),
     ]  # fmt: skip
     breaks = [i for i, fact in enumerate(facts) if i and fact["first"]]
     for fact in facts:
@@ -73,4 +77,5 @@ def _notes(rows: list[Row]) -> list[str]:
         if row.time_s and abs(total / row.time_s - 1) > SUM_TOLERANCE:
             notes.append(f"{row.key.label()}: its phases add up to {format_time(total)}, {total / row.time_s:.0%} of "
                          f"its time, {format_time(row.time_s)}")  # fmt: skip
-    return notes
+    hidden = len(notes) - MOST_NOTES
+    return [*notes[:MOST_NOTES], f"and {hidden} more rows like these"] if hidden > 0 else notes

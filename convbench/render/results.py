@@ -66,7 +66,7 @@ def headline(run: Run) -> str:
     blas = (environment.get("blas") or [{}])[0]
     parts = [
         machine.get("cpu_model") or machine.get("arch"),
-        f"{run.header['options'].get('threads')} of {machine.get('cpu_count')} CPUs",
+        f"{run.header['options'].get('threads')} of {machine['cpu_count']} CPUs" if machine.get("cpu_count") else None,
         f"NumPy {environment.get('libraries', {}).get('numpy')}",
         " ".join(str(blas[key]) for key in ("internal_api", "version", "architecture") if blas.get(key)),
         run.header.get("created", "")[:10],
