@@ -84,7 +84,9 @@ def measure(name: str, case: Case, each: int, draw: random.Random) -> list[Measu
     axes, size = tiling.correlation(case), tiling.size_of(case)
     operands = Operands(case.problem, case.dtype, seed=1)
     for family in ("winograd-1e-4", "dft"):
-        offered = [t for t in tiling.transforms(axes, family) if t.points * size.filters * 4 <= tiling.FILTER_BYTES]
+        offered = [
+            t for t in tiling.transforms(axes, size, family) if t.points * size.filters * 4 <= tiling.FILTER_BYTES
+        ]
         offered.sort(key=lambda transform: tiling.seconds(transform, axes, size))
         for transform in offered[:2] + draw.sample(offered[2:20], min(each - 2, len(offered[2:20]))):
             estimate = tiling.seconds(transform, axes, size)

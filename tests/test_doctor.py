@@ -389,9 +389,7 @@ def test_a_kernel_that_fails_is_an_error():
 @pytest.fixture
 def simulated(monkeypatch, tmp_path):
     """Facts that are given, and noise in simulated time."""
-    monkeypatch.setattr(
-        tempfile, "tempdir", str(tmp_path)
-    )  # a lock of its own
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a lock of its own
     device = FakeDevice()
     given = facts(boost=True, quota_cpus=1.0, machine={"cpu_count": 2})
     monkeypatch.setattr(cpu_device, "CpuDevice", lambda: device)

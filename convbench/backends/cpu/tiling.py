@@ -22,6 +22,8 @@ MAX_GROWTH = {1e-6: 6.0, 1e-5: 100.0, 1e-4: 1000.0}
 
 Of F(m, 3) on two axes the first admits m = 2, the second m up to 6, the third m = 7 (errors: benchmarks/tiles.py).
 """
+FEW_FILTERS, FEW_SHARE = 1024, 0.4
+"""wgrad of up to so many pairs of channels gets this share of it: its few results are long sums in one chain."""
 FAMILIES = {"winograd-1e-6": 1e-6, "winograd": 1e-5, "winograd-1e-4": 1e-4, "dft": 1e-6}
 """The algorithms on transformed tiles, and the tier that each keeps."""
 FILTER_BYTES = 128 << 20
@@ -150,7 +152,7 @@ def _best(axes: tuple[TileAxis, ...], size: Size, family: str) -> Tiling | None:
         return None
     accuracy = FAMILIES[family]
     best: Tiling | None = None
-    for transform in transforms(axes, family):
+    for transform in transforms(axes, size, family):
         if transform.points * size.filters * size.itemsize > FILTER_BYTES:
             continue
         estimate = seconds(transform, axes, size)
@@ -159,19 +161,24 @@ def _best(axes: tuple[TileAxis, ...], size: Size, family: str) -> Tiling | None:
     return best
 
 
-def transforms(axes: tuple[TileAxis, ...], family: str) -> Iterator[Transform]:
+def transforms(axes: tuple[TileAxis, ...], size: Size, family: str) -> Iterator[Transform]:
     """What a family may take."""
-    return _dfts(axes) if family == "dft" else _winograds(axes, FAMILIES[family])
+    return _dfts(axes) if family == "dft" else _winograds(axes, _most_growth(size, family))
 
 
-def _winograds(axes: tuple[TileAxis, ...], accuracy: float) -> Iterator[Winograd]:
+def _most_growth(size: Size, family: str) -> float:
+    few = size.sums and size.filters <= FEW_FILTERS
+    return MAX_GROWTH[FAMILIES[family]] * (FEW_SHARE if few else 1.0)
+
+
+def _winograds(axes: tuple[TileAxis, ...], most_growth: float) -> Iterator[Winograd]:
     """Those that save products and round well enough."""
     for sizes in itertools.product(*map(_winograd_sizes, axes)):
         transform = Winograd(tuple(Tile(m, a.taps, m + a.taps - 1) for a, m in zip(axes, sizes, strict=True)))
         tiles = math.prod(pieces(a.outputs, m) for a, m in zip(axes, sizes, strict=True))
         if transform.points * tiles >= math.prod(a.outputs * a.taps for a in axes):
             continue
-        if transform.growth <= MAX_GROWTH[accuracy]:
+        if transform.growth <= most_growth:
             yield transform
 
 
@@ -239,5 +246,5 @@ def reason(case: Case, family: str) -> str | None:
         )
     return (
         f"no winograd tile saves multiplications on {taps} taps and {outputs} outputs with a growth of errors up to "
-        f"{MAX_GROWTH[FAMILIES[family]]:g} and a filter up to {FILTER_BYTES >> 20} MiB"
+        f"{_most_growth(size_of(case), family):g} and a filter up to {FILTER_BYTES >> 20} MiB"
     )
