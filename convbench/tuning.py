@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import __version__, environment
 from convbench.backends import AUTO
+from convbench.files import open_regular
 from convbench.result import WARM
 from convbench.runner import Prepared, Progress, Spent, prepare
 from convbench.stats import median
@@ -31,6 +32,8 @@ SAMPLES = 3
 MOST_CHOICES = 4096
 """Choices that are remembered, the latest."""
 FORMAT = 1
+LONGEST_FILE = 16 << 20
+"""A longer file of choices is not ours."""
 """Of the file: raised when what a choice depends on or how it is written changes."""
 
 
@@ -56,7 +59,8 @@ class Choices:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            content = json.loads(self._path.read_bytes())
+            with open_regular(self._path, "rb") as file:
+                content = json.loads(file.read(LONGEST_FILE))
             found = content["choices"]
             if content["format"] != FORMAT or not all(type(f["algorithm"]) is str for f in found.values()):
                 raise ValueError("of another format")  # noqa: TRY301  one place says what happens to such a file

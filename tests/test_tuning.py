@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -244,6 +245,14 @@ def test_a_damaged_file_is_one_warning_and_written_anew(folder, content):
     assert "\n" not in warnings[0]
     assert len(stored(folder)["choices"]) == 1
     assert tune()[3] == []
+
+
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(folder):
+    folder.mkdir()
+    os.mkfifo(folder / "choices.json")
+    chosen, _, _, warnings = tune()
+    assert chosen == ["quick"]
+    assert "choices.json cannot be used" in warnings[0]
 
 
 def test_a_choice_that_is_not_offered_any_more_is_made_anew(folder):
