@@ -12,7 +12,7 @@ import scipy.fft
 from convbench.backends import ErrorBound
 from convbench.backends.cpu.planner import FftPlanner
 from convbench.backends.cpu.plans import CpuPlan
-from convbench.backends.cpu.threads import blas, blas_threads, pool
+from convbench.backends.cpu.threads import blas_threads, pool
 from convbench.backends.cpu.windows import slices
 from convbench.operands import index
 from convbench.problem import Case, ConvPass
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from convbench.backends import PlanOptions
     from convbench.operands import Operands
-
-
-__all__ = ["FftPlan", "blas", "pool"]
 
 
 class FftPlan(CpuPlan):

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from convbench.backends.cpu.phases import AxisPhase, axis_phases, cyclic_length
-from convbench.backends.cpu.windows import chunk_extents, pieces
+from convbench.backends.cpu.windows import pieces
 from convbench.problem import Case, ConvPass, Epilogue, Problem
 from convbench.work import COMPLEX_MULTIPLY_ADD_FLOPS, Phase, Work, axis_hits, epilogue_flops, real_fft_flops
-
-__all__ = ["DirectPlanner", "FftPlanner", "chunk_extents", "epilogue_phases", "next_fast_length", "pieces"]
 
 FFT_BYTES = 512 << 20
 """Largest workspace of the FFT, which holds whole planes and, where they fit, all filter spectra."""

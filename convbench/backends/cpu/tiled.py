@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from convbench.backends import Clock
     from convbench.backends.cpu.tiled_planner import Box, Piece
 
 
@@ -34,10 +33,6 @@ class TiledPlan(TiledFilters):
     where there is one per axis, and otherwise is copied to tiles (tile…, tiles…, image, channels). Channels of x are
     (group, phase, channel).
     """
-
-    def run_phases(self, clock: Clock) -> list[float]:
-        """Seconds of each phase of a run."""
-        return self.laps.seconds(self.run, self.work)
 
     def run(self) -> None:
         """Writes y, dx or dw."""
