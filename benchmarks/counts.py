@@ -26,7 +26,7 @@ from convbench.roofline import place, place_nominal
 from convbench.work import compulsory_bytes, exact_flops, no_reuse_bytes, nominal_flops, nominal_work
 
 if TYPE_CHECKING:
-    from convbench.machine import Ceilings
+    from convbench.ceilings import Ceilings
 
 SCALAR_PROBLEMS = 2000
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from convbench.ceilings import Ceiling, Ceilings
 from convbench.errors import InputError, unknown_name
-from convbench.machine import Ceiling, Ceilings, is_number
+from convbench.machine import is_number
 from convbench.problem import MathMode
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Machines: which one this is, and what a device can do at most. Rules: docs/method.md, "Ceilings"."""
+"""Machines: which one this is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from convbench.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-CEILING_KINDS = ("datasheet", "predicted", "measured")
-
 ISA_FLAGS = {
     "avx": "avx", "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512_bf16": "avx512_bf16",
     "avx512_fp16": "avx512_fp16", "amx_tile": "amx", "neon": "neon", "asimd": "neon", "sve": "sve", "sve2": "sve2",
@@ -25,82 +23,12 @@ ISA_FLAGS = {
 """Instruction sets that a convolution's speed depends on: the kernel's name for each, and ours."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceiling:
-    """One bound of a machine.
-
-    Attributes:
-        value: flop/s, B/s, or seconds for a latency.
-        kind: "datasheet" as printed, "predicted" for a derated datasheet, "measured" on the machine itself.
-        sigma: relative standard deviation of `value`; 0 where it is not known.
-        minimum: smallest measured value; `maximum` the largest, `count` how many, `date` when (ISO 8601).
-
-    Raises:
-        InputError: a field breaks a rule.
-    """
-
-    value: float
-    kind: str
-    sigma: float = 0.0
-    minimum: float | None = None
-    maximum: float | None = None
-    count: int | None = None
-    date: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in CEILING_KINDS:
-            raise InputError(f"kind of a ceiling must be one of {', '.join(CEILING_KINDS)}; got {self.kind!r}")
-        if not is_number(self.value) or self.value <= 0:
-            raise InputError(f"value of a ceiling must be a number above 0, got {self.value!r}")
-        if not is_number(self.sigma) or self.sigma < 0:
-            raise InputError(f"sigma of a ceiling must be a number of at least 0, got {self.sigma!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
-    """All bounds of one device.
-
-    Attributes:
-        compute: peak by math mode ("fp32", "tf32", …), flop/s.
-        bandwidth: by level ("dram", "l2", "l3"), B/s.
-        capacity_bytes: of the caches among those levels.
-        launch: latency of one launch, seconds; None where it is not known, and then it counts as 0.
-        is_gpu: a GPU's L2 holds less of a working set than a CPU's caches do.
-    """
-
-    compute: Mapping[str, Ceiling]
-    bandwidth: Mapping[str, Ceiling]
-    capacity_bytes: Mapping[str, int] = field(default_factory=dict)
-    launch: Ceiling | None = None
-    is_gpu: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The ceilings, for a file; what is not known is left out."""
-        return _known(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Ceilings:
-        """The ceilings written by `to_dict`.
-
-        Raises:
-            InputError: a field is missing, unknown or breaks a rule.
-        """
-        try:
-            values = dict(fields)
-            for name in ("compute", "bandwidth"):
-                values[name] = {key: Ceiling(**ceiling) for key, ceiling in values[name].items()}
-            values["launch"] = Ceiling(**values["launch"]) if values.get("launch") else None
-            return cls(**values)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise InputError(f"not a set of ceilings: {error}") from None
-
-
 def is_number(value: object) -> bool:
     """Whether `value` is a finite number; bool is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _known(value: Any) -> dict[str, Any]:
+def known(value: Any) -> dict[str, Any]:
     """The fields of a dataclass and of those inside it, without what is None."""
     return asdict(value, dict_factory=lambda items: {key: entry for key, entry in items if entry is not None})
 
@@ -153,7 +81,7 @@ class Machine:
 
     def to_dict(self) -> dict[str, Any]:
         """What is known, for a file."""
-        return _known(self) | {"isa": list(self.isa)}
+        return known(self) | {"isa": list(self.isa)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Machine:

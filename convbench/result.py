@@ -87,6 +87,7 @@ class Row:
         rounds: raw samples by round.
         stop_reason: why measuring ended.
         phases: seconds of each phase of `work`, run by run, where they were asked for; apart from all samples.
+        floor_s: seconds that the algorithm takes for the smallest problem that it does; None where not measured.
     """
 
     key: RowKey
@@ -101,6 +102,7 @@ class Row:
     rounds: tuple[Round, ...] = ()
     stop_reason: str | None = None
     phases: tuple[tuple[float, ...], ...] = ()
+    floor_s: float | None = None
 
     @cached_property
     def values(self) -> tuple[float, ...]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from convbench.ceilings import Ceiling, Ceilings
     from convbench.counts import Cases
-    from convbench.machine import Ceiling, Ceilings
     from convbench.work import Phase, Work
 
 CACHE_LEVELS = ("l2", "l3")

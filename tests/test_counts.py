@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbench import counts
+from convbench.ceilings import Ceiling, Ceilings
 from convbench.counts import LARGE, PER_AXIS, PER_PROBLEM, Cases, Problems
 from convbench.errors import InputError
-from convbench.machine import Ceiling, Ceilings
 from convbench.problem import MAX_EXTENT, PRECISIONS, ConvPass, Dtype, Epilogue, MathMode, Problem
 from convbench.roofline import Bound, Thresholds, place, place_nominal
 from convbench.testing import random_problem

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from convbench import datasheet
+from convbench.ceilings import Ceilings
 from convbench.datasheet import datasheets, load_datasheet, parse_datasheet
 from convbench.errors import InputError
-from convbench.machine import Ceilings
 
 NAMES = list(datasheets())
 SHEETS = {name: load_datasheet(name) for name in NAMES}

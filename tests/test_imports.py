@@ -17,19 +17,19 @@ LAYERS = [
     {"errors", "files", "units"},
     {"problem"},
     {"work", "counts", "operands", "stats", "accuracy"},
-    {"suite", "machine", "datasheet"},
+    {"suite", "machine", "ceilings", "datasheet"},
     {"backends"},
     {"timing", "reference", "verify", "fused", "calibrate"},
     {"environment", "result", "fold", "journal", "memory", "recheck"},
     {"tasks"},
-    {"runner", "workers", "session", "tuning", "doctor", "testing", "noise", "roofline", "compare"},
+    {"runner", "workers", "session", "tuning", "doctor", "testing", "noise", "roofline", "placement", "compare"},
     {"render", "formats"},
     {"cli"},
     {"__main__"},
 ]
 LAYER = {name: index for index, names in enumerate(LAYERS) for name in names}
 MEASURE = {"runner", "session", "testing"}
-EXPLAIN = {"roofline", "compare"}  # recompute verdicts from files, on a machine that has no backend
+EXPLAIN = {"roofline", "placement", "compare"}  # recompute verdicts from files, on a machine that has no backend
 NEVER = {
     **dict.fromkeys(EXPLAIN, MEASURE | {"backends"}),
     **dict.fromkeys(MEASURE, EXPLAIN),

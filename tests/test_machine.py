@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 from convbench import machine
+from convbench.ceilings import Ceiling, Ceilings
 from convbench.errors import InputError
 from convbench.machine import (
-    Ceiling,
-    Ceilings,
     Machine,
     available_memory_bytes,
     cpu_machine,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convbench.ceilings import Ceiling, Ceilings
 from convbench.errors import InputError
-from convbench.machine import Ceiling, Ceilings
 from convbench.problem import MathMode, Problem
 from convbench.roofline import Bound, Flag, Thresholds, attainable, judge, place, ridge_point
 from convbench.work import Phase, Work, nominal_flops
