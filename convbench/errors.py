@@ -2,7 +2,9 @@
 
 
 class ConvbenchError(Exception):
-    """Something the user can mend; its text is one `printable` line, and the command ends with exit code 1."""
+    """Something the user can mend; its text is one `printable` line, and the command ends with `exit_code`."""
+
+    exit_code = 1
 
     def __init__(self, text: object) -> None:
         super().__init__(printable(str(text)))
@@ -10,6 +12,12 @@ class ConvbenchError(Exception):
 
 class InputError(ConvbenchError):
     """A value, file or name given by the user is not acceptable."""
+
+
+class NotComparableError(ConvbenchError):
+    """Two runs say nothing about each other: another machine, method or setting."""
+
+    exit_code = 4
 
 
 class UnsupportedError(ConvbenchError):

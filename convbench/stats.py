@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["change", "drifted", "median", "median_interval", "moved", "pooled_interval", "trend_probability"]
+__all__ = [
+    "change", "discoveries", "drifted", "first_quartile", "lower_bound", "median", "median_interval", "moved",
+    "pooled_interval", "sign_probability", "trend_probability",
+]  # fmt: skip
 
 EXACT_TREND = 40
 """Up to so many values the distribution of Kendall's S is counted; beyond it is taken as normal."""
@@ -43,6 +46,42 @@ def _rank(count: int, confidence: float) -> int:
     while rank < count / 2 and (tail := tail + math.comb(count, rank)) <= allowed:
         rank += 1
     return rank
+
+
+def first_quartile(values: Sequence[float]) -> float:
+    """The value that a quarter of `values` do not exceed: an order statistic, never between two of them."""
+    return sorted(values)[(len(values) - 1) // 4]
+
+
+def lower_bound(values: Sequence[float], confidence: float = 0.99) -> float | None:
+    """What the median exceeds with this confidence, whatever the distribution; None where too few values exist.
+
+    The k-th smallest of n independent values lies above the median with probability P(Binomial(n, ½) < k); k is the
+    largest that keeps `confidence`. At 99 % that needs seven values. Source: as `median_interval`.
+    """
+    rank = _rank(len(values), 2 * confidence - 1)
+    return sorted(values)[rank - 1] if rank else None
+
+
+def sign_probability(values: Sequence[float]) -> float:
+    """How probable at least so many values above 0 are by chance: the one-sided sign test; zeros count against.
+
+    P(Binomial(n, ½) ≥ positives), exact. 1 where there are no values.
+    Source: Conover, "Practical Nonparametric Statistics", 3rd ed., section 3.4.
+    """
+    count, positive = len(values), sum(value > 0 for value in values)
+    return sum(math.comb(count, k) for k in range(positive, count + 1)) / (1 << count)
+
+
+def discoveries(probabilities: Sequence[float], rate: float = 0.05) -> list[bool]:
+    """Which of many tests count, so that at most a share `rate` of those is expected to be false.
+
+    Source: Benjamini and Hochberg, "Controlling the false discovery rate", J. R. Stat. Soc. B 57, 1995.
+    """
+    ordered = sorted(probabilities)
+    count = len(ordered)
+    limit = max((p for place, p in enumerate(ordered, 1) if p <= rate * place / count), default=-1.0)
+    return [p <= limit for p in probabilities]
 
 
 def pooled_interval(groups: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float] | None:

@@ -13,11 +13,15 @@ from scipy.stats import kendalltau
 from convbench.stats import (
     EXACT_TREND,
     change,
+    discoveries,
     drifted,
+    first_quartile,
+    lower_bound,
     median,
     median_interval,
     moved,
     pooled_interval,
+    sign_probability,
     trend_probability,
 )
 
@@ -245,3 +249,35 @@ def test_a_canary_that_is_delayed_now_and_then_has_not_moved(values, data):
     first, last = set(range(third)), set(range(len(values) - third, len(values)))
     hit = {i for i in delayed if not (first <= delayed and i in first) and not (last <= delayed and i in last)}
     assert not moved([v * (3 if i in hit else 1) for i, v in enumerate(values)])
+
+
+def test_first_quartile_by_hand():
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert first_quartile(values) == 2.0
+    assert first_quartile([7.0]) == 7.0
+    assert first_quartile([2.0, 1.0]) == 1.0
+    assert values == [5.0, 1.0, 4.0, 2.0, 3.0]
+
+
+def test_lower_bound_by_hand():
+    """Of 12 values the second keeps 99 %: P(Binomial(12, ½) < 2) = 13/4096; the third would have 79/4096."""
+    values = [float(v) for v in range(12)]
+    assert lower_bound(values) == 1.0
+    assert lower_bound(values[:7]) == 0.0
+    assert lower_bound(values[:6]) is None
+
+
+def test_sign_probability_by_hand():
+    assert sign_probability([1.0] * 12) == 1 / 4096
+    assert sign_probability([1.0] * 11 + [-1.0]) == 13 / 4096
+    assert sign_probability([0.0, 0.0]) == 1.0
+    assert sign_probability([]) == 1.0
+
+
+def test_discoveries_by_hand():
+    """The example of Benjamini and Hochberg's paper, table 1: at 5 % the four smallest of fifteen count."""
+    p = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528,
+         0.7590, 1.0]  # fmt: skip
+    assert discoveries(p) == [True] * 4 + [False] * 11
+    assert discoveries(p[::-1]) == [False] * 11 + [True] * 4
+    assert discoveries([]) == []

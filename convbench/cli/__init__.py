@@ -20,6 +20,7 @@ from convbench.errors import ConvbenchError
 COMMANDS = {
     "run": "Verify and time a suite on every backend; the table at the end, the result file for later.",
     "show": "Show a result file again: rows, whole networks, backends.",
+    "compare": "Compare result files row by row, or two algorithms within one.",
     "analyze": "Count flops and bytes of a suite, and predict its bound on a machine; nothing is run.",
     "doctor": "Say what on this machine will disturb a measurement, and how large a difference is noise here.",
     "list": "List suites, problems, backends, algorithms or machines.",
@@ -74,7 +75,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConvbenchError as error:
-            raise click.ClickException(str(error)) from error
+            click.ClickException(str(error)).show()
+            ctx.exit(error.exit_code)
         except UnicodeEncodeError as error:
             raise click.ClickException(f"the output's encoding, {error.encoding}, is too small: use UTF-8") from error
         except KeyboardInterrupt:

@@ -1,0 +1,328 @@
+"""Two runs, row by row: what became faster or slower, as far as stored runs can tell.
+
+Pure functions of runs. Rules and the measurements they rest on: docs/method.md, "Comparison". A stored run can name
+suspects only: identical code, measured twice, differs by more than its rounds show (a process has a bias of its own, a
+shared machine has states that outlast a run).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from convbench.errors import InputError, NotComparableError, unknown_name
+from convbench.result import BROKEN
+from convbench.stats import first_quartile, median
+from convbench.suite import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from convbench.result import Row, RowKey, Run
+    from convbench.timing import Round
+
+
+class Verdict(StrEnum):
+    """What became of a row, the gravest first."""
+
+    FAILED = "failed"
+    MISSING = "missing"
+    REGRESSION = "regression"
+    SUSPECT = "suspect"
+    INCONCLUSIVE = "inconclusive"
+    ALGORITHM_CHANGED = "algorithm_changed"
+    IMPROVED = "improved"
+    NEW = "new"
+    OK = "ok"
+
+
+class Reason(StrEnum):
+    """Why a row has its verdict."""
+
+    SLOWER = "slower"
+    FASTER = "faster"
+    WITHIN_NOISE = "within_noise"
+    BELOW_FLOOR = "below_floor"
+    TOO_NOISY = "too_noisy"
+    CLOCK = "clock"
+    STATUS = "status"
+    NOT_MEASURED = "not_measured"
+    RESOLVED = "resolved"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The constants of docs/method.md, "Comparison".
+
+    Attributes:
+        min_effect: least relative change that counts.
+        floor_s: least change that counts, seconds.
+        noise_factor: multiples of the baseline's own spread that a change must exceed.
+        too_noisy: threshold, relative, above which a row says nothing.
+        canary: relative change of a canary from which the machine itself has changed.
+    """
+
+    min_effect: float = 0.05
+    floor_s: float = 1e-6
+    noise_factor: float = 2.0
+    too_noisy: float = 0.25
+    canary: float = 0.05
+
+
+CPU_RULES = Rules()
+GPU_RULES = Rules(min_effect=0.03, floor_s=2e-6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One row in both runs.
+
+    Attributes:
+        key: of the row.
+        base: the row in the baseline; `new` in the other run; None where it is not there.
+        verdict: with `reason`, and `detail` in words where there is more to say.
+        ratio: new over base of the values that decide; None without both.
+        threshold: relative change that was needed; None where none was computed.
+    """
+
+    key: RowKey
+    base: Row | None
+    new: Row | None
+    verdict: Verdict
+    reason: Reason
+    detail: str = ""
+    ratio: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Two runs.
+
+    Attributes:
+        rows: in the order of the baseline, then those that only the new run has.
+        factor: geometric mean of all ratios: how much faster or slower everything is; None without one.
+        canaries: new over base, by canary.
+        changed: what differs in the environment, as (name, base, new): listed, and no reason to refuse.
+    """
+
+    rows: tuple[Comparison, ...]
+    factor: float | None
+    canaries: Mapping[str, float]
+    changed: tuple[tuple[str, str, str], ...]
+
+    @property
+    def verdicts(self) -> Counter[Verdict]:
+        """How many rows have each verdict."""
+        return Counter(row.verdict for row in self.rows)
+
+
+def compare(base: Run, new: Run, gates: Mapping[str, Gate] | None = None) -> Compared:
+    """Compares two runs, row by row.
+
+    Args:
+        base: the baseline.
+        new: what is compared with it.
+        gates: how problems are treated, by name, where a suite says so.
+
+    Raises:
+        NotComparableError: they were measured on different machines or in different ways, or have no row in common.
+    """
+    guard(base, new)
+    canaries = _canary_ratios(base, new)
+    still = all(abs(ratio - 1) <= CPU_RULES.canary for ratio in canaries.values())
+    news = {row.key: row for row in new.rows}
+    if not any(row.key in news for row in base.rows):
+        raise NotComparableError("the two runs have no row in common: nothing can be compared")
+    keys = dict.fromkeys([*(row.key for row in base.rows), *news])
+    bases = {row.key: row for row in base.rows}
+    rows = tuple(
+        _compared(key, bases.get(key), news.get(key), still, (gates or {}).get(key.case.name, Gate())) for key in keys
+    )
+    logs = [math.log(row.ratio) for row in rows if row.ratio]
+    return Compared(
+        rows=rows,
+        factor=math.exp(sum(logs) / len(logs)) if logs else None,
+        canaries=canaries,
+        changed=tuple(_changes(base.header, new.header)),
+    )
+
+
+def guard(base: Run, new: Run) -> None:
+    """Refuses runs that say nothing about each other.
+
+    Raises:
+        NotComparableError: another machine, method or number of threads; the text names the field and both values.
+    """
+    for name, old, now in zip(_CONDITIONS, _conditions(base.header), _conditions(new.header), strict=True):
+        if old != now:
+            raise NotComparableError(f"not comparable: {name} was {old}, is now {now}")
+
+
+_CONDITIONS = ("machine (fingerprint by device)", "method version", "threads")
+
+
+def _conditions(header: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        {name: device["fingerprint"] for name, device in header["devices"].items()},
+        header["method"],
+        header["options"]["threads"],
+    )
+
+
+def _changes(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What differs between two headers' environments: versions, BLAS, variables, governor."""
+    old, now = (dict(_flat(header)) for header in (base, new))
+    return [
+        (name, old.get(name, "–"), now.get(name, "–"))
+        for name in dict.fromkeys([*old, *now])
+        if old.get(name) != now.get(name)
+    ]
+
+
+def _flat(header: Mapping[str, Any]) -> list[tuple[str, str]]:
+    environment = header["environment"]
+    blas = [f"{b['internal_api']} {b['version']} {b['architecture']}" for b in environment["blas"]]
+    named = {"convbench": header["convbench_version"], "python": environment["python"], "os": environment["os"],
+             "blas": ", ".join(blas), "governor": environment["governor"],
+             "revision": environment["git_revision"]}  # fmt: skip
+    named |= {f"library {name}": version for name, version in environment["libraries"].items()}
+    named |= {f"variable {name}": value for name, value in environment["variables"].items()}
+    named |= {f"suite {suite['name']}": suite["sha256"][:12] for suite in header["suites"]}
+    return [(name, str(value)) for name, value in named.items() if value is not None]
+
+
+def _canary_ratios(base: Run, new: Run) -> dict[str, float]:
+    """The fastest of each canary, new over base: delays lengthen a canary and never shorten it."""
+    old, now = ({name: min(c[name] for c in run.canaries if name in c) for name in _names(run)} for run in (base, new))
+    return {name: now[name] / seconds for name, seconds in old.items() if name in now}
+
+
+def _names(run: Run) -> list[str]:
+    return sorted({name for canaries in run.canaries for name in canaries})
+
+
+def _compared(key: RowKey, base: Row | None, new: Row | None, still: bool, gate: Gate) -> Comparison:
+    found = _by_status(base, new)
+    if found is not None:
+        verdict, reason, detail = found
+        return Comparison(key=key, base=base, new=new, verdict=verdict, reason=reason, detail=detail)
+    assert base is not None
+    assert new is not None
+    rules = CPU_RULES if key.device == "cpu" else GPU_RULES
+    rounds = min(len(base.rounds), len(new.rounds))
+    old_s, new_s = (screen_value(row.rounds[:rounds], row.key.threads) for row in (base, new))
+    needed = max(gate.min_effect or rules.min_effect, rules.noise_factor * spread(base.rounds, base.key.threads))
+    if not gate.enabled:
+        verdict, reason, detail = Verdict.OK, Reason.DISABLED, gate.reason
+    elif base.resolved != new.resolved:
+        verdict, reason, detail = Verdict.ALGORITHM_CHANGED, Reason.RESOLVED, f"{base.resolved} → {new.resolved}"
+    else:
+        (verdict, reason), detail = _by_time(old_s, new_s, needed, still, rules), ""
+    return Comparison(
+        key=key, base=base, new=new, verdict=verdict, reason=reason, detail=detail, ratio=new_s / old_s,
+        threshold=needed,
+    )  # fmt: skip
+
+
+def _by_status(base: Row | None, new: Row | None) -> tuple[Verdict, Reason, str] | None:
+    """Verdict, reason and detail of a row that has no time in one of the runs; None where both have one."""
+    if new is None:
+        return Verdict.MISSING, Reason.NOT_MEASURED, "not in the new run"
+    if new.status in BROKEN:
+        return Verdict.FAILED, Reason.STATUS, f"{new.status}: {new.reason}"
+    was = base is not None and base.time_s is not None
+    if new.time_s is None:
+        detail = f"{new.status}: {new.reason}"
+        return (Verdict.MISSING if was else Verdict.OK), Reason.STATUS, detail
+    return None if was else (Verdict.NEW, Reason.NOT_MEASURED, "without a time in the baseline")
+
+
+def _by_time(old_s: float, new_s: float, needed: float, still: bool, rules: Rules) -> tuple[Verdict, Reason]:
+    """Verdict and reason of two times; `still`: the machine was in the same state."""
+    if needed > rules.too_noisy:
+        return Verdict.INCONCLUSIVE, Reason.TOO_NOISY
+    if not still:
+        return Verdict.INCONCLUSIVE, Reason.CLOCK
+    slower = new_s > old_s * (1 + needed)
+    if not slower and old_s <= new_s * (1 + needed):
+        return Verdict.OK, Reason.WITHIN_NOISE
+    if abs(new_s - old_s) <= rules.floor_s:
+        return Verdict.OK, Reason.BELOW_FLOOR
+    return (Verdict.SUSPECT, Reason.SLOWER) if slower else (Verdict.IMPROVED, Reason.FASTER)
+
+
+def screen_value(rounds: Sequence[Round], threads: int) -> float:
+    """The least of the rounds' first quartiles, seconds per launch: what disturbances move least.
+
+    Of processor time where one thread runs, else of wall time. It falls with the number of rounds: compare only
+    values of equally many.
+    """
+    return min(_quartiles(rounds, threads))
+
+
+def spread(rounds: Sequence[Round], threads: int) -> float:
+    """How far the median of the rounds lies above the best of them, relative to that."""
+    values = _quartiles(rounds, threads)
+    return median(values) / min(values) - 1
+
+
+def _quartiles(rounds: Sequence[Round], threads: int) -> list[float]:
+    values = []
+    for measured in rounds:
+        wall, cpu, _ = measured.columns
+        times = cpu if threads == 1 and None not in cpu else wall
+        clean = [seconds for index, seconds in enumerate(times) if index not in measured.flagged]
+        values.append(first_quartile(clean or times) / measured.launches)  # type: ignore[arg-type]
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two algorithms on one case of the same run, whose rounds were interleaved.
+
+    Attributes:
+        ratio: time of `second` over that of `first`.
+        interval: where the ratio lies if each time lies in its 95 % interval; None where one has none.
+    """
+
+    first: Row
+    second: Row
+    ratio: float
+    interval: tuple[float, float] | None
+
+
+def pairs(run: Run, first: str, second: str) -> list[Pair]:
+    """The rows of two algorithms, each named "backend:algorithm", that have a time for the same question.
+
+    Raises:
+        InputError: the run has no row of such a name, or no question that both have a time for.
+    """
+    known = dict.fromkeys(f"{row.key.backend}:{row.key.algorithm}" for row in run.rows)
+    for name in (first, second):
+        if name not in known:
+            raise unknown_name("algorithm", name, [*known], where=" in the run")
+    timed = {}
+    for row in run.rows:
+        if row.time_s is not None:
+            timed[f"{row.key.backend}:{row.key.algorithm}", row.key.case, row.key.cache] = row
+    found = [
+        _pair(row, timed[second, case, cache])
+        for (name, case, cache), row in timed.items()
+        if name == first and (second, case, cache) in timed
+    ]
+    if not found:
+        raise InputError(f"{first} and {second} have no case in common with a time of both")
+    return found
+
+
+def _pair(first: Row, second: Row) -> Pair:
+    assert first.time_s is not None
+    assert second.time_s is not None
+    one, two = first.interval_s, second.interval_s
+    interval = (two[0] / one[1], two[1] / one[0]) if one and two else None
+    return Pair(first=first, second=second, ratio=second.time_s / first.time_s, interval=interval)
