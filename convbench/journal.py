@@ -8,6 +8,7 @@ described in docs/result-format.md.
 
 from __future__ import annotations
 
+import codecs
 import gc
 import io
 import json
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from convbench.errors import ConvbenchError, InputError, printable
-from convbench.files import open_regular
-from convbench.fold import SCHEMA_VERSION, UPGRADES, Folder
+from convbench.files import lock, open_regular, unlock
+from convbench.fold import Folder
+from convbench.schema import SCHEMA_VERSION, UPGRADES
+from convbench.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +37,10 @@ __all__ = [
 
 LONGEST_LINE = 1 << 24
 """Bytes of a line, at most: what is longer is no line of a journal, and need not fit into memory."""
+LONGEST_HEADER = 1 << 20
+"""The same of the header, whose values take fifty times their text in memory; those of runs are a few thousand long."""
+BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""What an editor or a shell that saves text as "UTF-8 with BOM" or "Unicode" puts at its beginning."""
 HEADER_START = b'{"type":"header"'
 
 
@@ -51,6 +58,7 @@ def case_line(index: int, row: Row) -> dict[str, Any]:
         "resolved": row.resolved,
         "plan_s": _finite(row.plan_s),
         "first_call_s": _finite(row.first_call_s),
+        "floor_s": row.floor_s,
         "workspace_bytes": _finite(row.workspace_bytes),
         "work": row.work.to_list() if row.work else None,
         "verification": {key: _finite(value) for key, value in row.verification.items()} if row.verification else None,
@@ -131,7 +139,7 @@ class Journal:
         try:
             with open(file.fileno(), "rb", closefd=False) as reader:  # the same file, buffered
                 reader.seek(0)
-                if _unfinished(reader.readline(LONGEST_LINE), first=True):
+                if _unfinished(reader.readline(LONGEST_HEADER), first=True):
                     journal._start(header)
                 else:
                     reader.seek(0)
@@ -158,6 +166,8 @@ class Journal:
         """
         data = json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain).encode()
         try:
+            if len(data) >= _longest(first=self._folder.header is None):
+                raise InputError("it is too long")  # noqa: TRY301  as what the folder refuses
             self._folder.add(data)
         except (InputError, ValueError) as error:  # what a backend counted, or is called
             raise InputError(
@@ -202,8 +212,7 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file."""
-        with suppress(OSError):  # every line is stored, or `append` has said that it is not
-            self._file.close()
+        unlock(self._file)
 
 
 def _locked(path: Path, mode: str) -> IO[bytes]:
@@ -223,11 +232,7 @@ def _locked(path: Path, mode: str) -> IO[bytes]:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     try:
-        import fcntl
-    except ImportError:  # Windows has other locks: the two runs are on their own there
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except BlockingIOError:
         file.close()
         raise InputError(f"{path} is being written by another run") from None
@@ -278,25 +283,39 @@ def _read(file: IO[bytes], where: str) -> Run:
 
 def _fold_into(folder: Folder, file: IO[bytes], where: str) -> tuple[str, int]:
     """Folds the lines of a file; what there is to note about its last one, and the bytes of it up to the last whole."""
-    end = 0
-    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+    end = number = 0
+    while line := file.readline(_longest(first=not number)):
+        number += 1
         try:
             folder.add(line)
         except InputError as error:
             raise InputError(f"{where}:{number}: {error}") from None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
             if _unfinished(line, first=number == 1):
                 return f"the last line ({number}) is unfinished and was left out", end
             what = "the file is damaged" if number > 1 else "not a convbench result file"
-            raise InputError(f"{where}:{number}: not JSON: {what}") from None
+            raise InputError(f"{where}:{number}: {_flaw(line, error, first=number == 1)}: {what}") from None
         end += len(line)
     return "", end
+
+
+def _longest(*, first: bool) -> int:
+    return LONGEST_HEADER if first else LONGEST_LINE
+
+
+def _flaw(line: bytes, error: Exception, *, first: bool) -> str:
+    """Why a line is none of a journal."""
+    if first and line.startswith(BYTE_ORDER_MARKS):
+        return "it begins with a byte order mark (save it as UTF-8 without one)"
+    if line.startswith(b"{") and len(line) >= _longest(first=first):
+        return f"longer than {format_bytes(_longest(first=first))}"
+    return "nested too deeply" if isinstance(error, RecursionError) else "not JSON"
 
 
 def _unfinished(line: bytes, *, first: bool) -> bool:
     """Whether a run that was killed can have left this line."""
     begun = HEADER_START.startswith(line[: len(HEADER_START)]) or not first
-    return begun and not line.endswith(b"\n") and len(line) < LONGEST_LINE
+    return begun and not line.endswith(b"\n") and len(line) < _longest(first=first)
 
 
 @contextmanager

@@ -81,7 +81,9 @@ class Kept:
             if np.array_equal(now, self._values):
                 return None
             difference = np.abs(now.astype(np.float64) - self._values)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a backend may raise anything
             return f"after timing, a run raised {type(error).__name__}: {error}"
         root = max(math.sqrt(self._case.accumulation_length), float(np.max(np.abs(self._values), initial=0.0)))
         allowed = 2 * relative_bound(self._case, self._plan.error_bound) * root

@@ -8,12 +8,13 @@ import math
 import re
 import traceback
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.accuracy import DEFAULT_ACCURACY
 from convbench.backends import AUTO, Backend, BackendSpec, Candidate, PlanOptions
-from convbench.errors import ConvbenchError, InputError, unknown_name
+from convbench.errors import ConvbenchError, InputError, shown, unknown_name
 from convbench.memory import operand_bytes, verification_bytes
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import COLD, WARM, RowKey, Status
@@ -22,6 +23,8 @@ from convbench.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from convbench.backends import Device, Plan
+    from convbench.operands import Operands
     from convbench.suite import Suite
 
 
@@ -137,6 +140,29 @@ class Task:
         return (self.sets - 1) * self.set_bytes + 2 * self.cache_bytes
 
 
+class Silent:
+    """Stands for a backend that ends or hangs the process in which it is asked what it can do: its rows have failed."""
+
+    def __init__(self, name: str, algorithm: str, reason: str) -> None:
+        self.name, self._algorithm, self._reason = name, algorithm or AUTO, reason
+
+    def probe(self) -> str:
+        """What it did."""
+        return self._reason
+
+    def device(self) -> Device:
+        """Is not asked for."""
+        raise InputError(self._reason)
+
+    def algorithms(self, case: Case, options: PlanOptions) -> list[Candidate]:
+        """The one that was asked for."""
+        return [Candidate(self._algorithm)]
+
+    def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
+        """Is not asked for."""
+        raise InputError(self._reason)
+
+
 def tasks(
     cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int, caches: Sequence[str] = (WARM,),
     accuracy: float = DEFAULT_ACCURACY,
@@ -151,7 +177,7 @@ def tasks(
     found: list[Task] = []
     seen: set[RowKey] = set()
     reasons = [probe(spec.backend) for spec in specs]
-    devices = [None if reason else ask(spec.backend, "device") for spec, reason in zip(specs, reasons, strict=True)]
+    devices = [None if reason else _device(spec.backend) for spec, reason in zip(specs, reasons, strict=True)]
     options = PlanOptions(threads=threads, accuracy=accuracy)
     llc = {device.name: device.cache_bytes() for device in devices if device is not None} if COLD in caches else {}
     for case in cases:
@@ -171,21 +197,49 @@ def tasks(
 
 
 def probe(backend: Backend) -> str | None:
-    """None if the backend is usable, else why not."""
+    """None if the backend is usable, else why not.
+
+    Raises:
+        InputError: it says neither.
+    """
     reason: str | None = ask(backend, "probe")
+    if reason is not None and not isinstance(reason, str):
+        raise _junk(backend, "probe", reason, "None or a reason")
     return reason
+
+
+def _device(backend: Backend) -> Device:
+    device: Device = ask(backend, "device")
+    if not isinstance(getattr(device, "name", None), str):
+        raise _junk(backend, "device", device, "a Device")
+    return device
 
 
 def candidates(spec: BackendSpec, case: Case, options: PlanOptions) -> dict[str, Candidate]:
     """What the backend offers for a case, by name of the algorithm.
 
     Raises:
-        InputError: it has no algorithm of the name asked for.
+        InputError: it has no algorithm of the name asked for, or gives something else than candidates.
     """
-    found: dict[str, Candidate] = {c.algorithm: c for c in ask(spec.backend, "algorithms", case, options)}
+    offered = ask(spec.backend, "algorithms", case, options)
+    if not isinstance(offered, list | tuple) or not all(map(_is_candidate, offered)):
+        raise _junk(spec.backend, "algorithms", offered, "a list of Candidate")
+    found: dict[str, Candidate] = {c.algorithm: c for c in offered}
     if spec.algorithm is not None and spec.algorithm not in found:
         raise unknown_name("algorithm", spec.algorithm, list(found), where=f" of backend {spec.backend.name}")
     return found
+
+
+def _is_candidate(value: object) -> bool:
+    """Whether a value is a candidate whose fields are of the types that they should have."""
+    return (
+        isinstance(value, Candidate)
+        and isinstance(value.algorithm, str)
+        and all(isinstance(text, str | None) for text in (value.reason, value.resolves_to, value.resolved))
+        and all(isinstance(size, Integral) for size in (value.memory_bytes, value.transient_bytes))
+        and isinstance(value.accuracy, Real)
+        and isinstance(value.estimated_s, Real | None)
+    )
 
 
 def ask(backend: Backend, method: str, *arguments: Any) -> Any:
@@ -196,11 +250,18 @@ def ask(backend: Backend, method: str, *arguments: Any) -> Any:
     """
     try:
         return getattr(backend, method)(*arguments)
-    except ConvbenchError:
+    except (ConvbenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a backend from a file may be anything
-        name = getattr(backend, "name", type(backend).__name__)
-        raise InputError(f"backend {name} cannot be used: {describe(error)}") from error
+    except BaseException as error:  # a backend from a file may be anything
+        raise InputError(f"backend {_name(backend)} cannot be used: {describe(error)}") from error
+
+
+def _junk(backend: Backend, method: str, given: object, allowed: str) -> InputError:
+    return InputError(f"backend {_name(backend)} cannot be used: {method}() gave {shown(given)}, not {allowed}")
+
+
+def _name(backend: Backend) -> str:
+    return getattr(backend, "name", type(backend).__name__)
 
 
 def groups_by_memory(found: Sequence[Task], max_memory: int) -> Iterator[list[Task]]:
@@ -235,7 +296,7 @@ def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
     from convbench.operands import NUMPY_DTYPES
 
     if task.unavailable:
-        return Status.UNAVAILABLE, task.unavailable
+        return Status.FAILED if isinstance(task.backend, Silent) else Status.UNAVAILABLE, task.unavailable
     if task.candidate.reason:
         return Status.UNSUPPORTED, task.candidate.reason
     if task.case.dtype not in NUMPY_DTYPES:

@@ -289,7 +289,9 @@ def check_backend(backend: Backend, *, count: int = 200, seed: int = 0, max_macs
                     plan.run()
                     bound = looser(plan.error_bound, linear.error_bound)
                     reason = fused.check_epilogue(case, linear.output(), plan.output(), operands, bound) or ""
-            except Exception as error:  # noqa: BLE001  a backend may raise anything: that is what is looked for
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  a backend may raise anything: that is what is looked for
                 reason = f"{type(error).__name__}: {error}"
             if reason:
                 problems.append(f"{where}: {reason}")

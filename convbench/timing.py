@@ -268,7 +268,9 @@ def _canary(run: Callable[[], object], clock: Clock) -> float | None:
     try:
         run()
         seconds = min(clock.sample(run, 1).wall_s for _ in range(CANARY_SAMPLES))
-    except Exception:  # noqa: BLE001  a device may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  a device may raise anything
         return None
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
@@ -290,7 +292,9 @@ def interleave(
         for row in order:
             try:
                 measured, stop = active[row].round()
-            except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
                 del active[row]
                 yield Measured(row, index, None, error=error)
                 continue

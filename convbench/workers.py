@@ -14,9 +14,7 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +23,7 @@ import warnings
 from dataclasses import asdict, replace
 from typing import IO, TYPE_CHECKING, Any
 
+from convbench.children import ending, start
 from convbench.errors import ConvbenchError
 from convbench.journal import case_line, failure_line
 from convbench.result import Row, Status
@@ -34,7 +33,7 @@ from convbench.tuning import tuned
 from convbench.units import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from convbench.runner import RunOptions
     from convbench.tasks import Task
@@ -48,20 +47,17 @@ HAND_OVER_S = 0.02
 
 
 def run_in_workers(
-    found: Sequence[Task], places: Sequence[int], options: RunOptions, arguments: Sequence[str], spent: Spent
+    found: Sequence[Task], options: RunOptions, arguments: Sequence[str], spent: Spent
 ) -> Iterator[dict[str, Any] | Progress]:
     """As `runner.run`, in `options.processes` workers called with the command-line `arguments`.
-
-    `places` are those of the tasks among all that the arguments describe: a resumed run has fewer.
 
     Raises:
         ConvbenchError: a worker ended early.
     """
-    rows = {task.index: place for task, place in zip(found, places, strict=True)}
-    labels = {task.index: _label(task) for task in found}
+    rows = {task.index: _label(task) for task in found}
     for process in range(options.processes):
         request = {
-            "rows": [[place, index, labels[index]] for index, place in rows.items()],
+            "rows": [*rows.items()],
             "process": process,
             "max_memory": options.max_memory,
             "max_time_s": options.timing.max_time_s / options.processes,
@@ -96,14 +92,9 @@ def _add(spent: Spent, seconds: dict[str, float]) -> None:
         setattr(spent, name, getattr(spent, name) + more)
 
 
-def _command(arguments: Sequence[str]) -> list[str]:
-    # -P: modules of the working directory must not stand in for ours.
-    return [sys.executable, "-P", "-m", "convbench", *arguments, "--worker"]
-
-
 def _lines(arguments: Sequence[str], request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What a worker writes."""
-    with subprocess.Popen(_command(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+    with start(arguments, "--worker", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
@@ -124,16 +115,8 @@ def _lines(arguments: Sequence[str], request: dict[str, Any]) -> Iterator[dict[s
         code = worker.wait()
         if not ended:
             raise ConvbenchError(
-                f"worker process {request['process']} ended early ({_how(code)}); what it had measured is kept"
+                f"worker process {request['process']} ended early ({ending(code)}); what it had measured is kept"
             )
-
-
-def _how(code: int) -> str:
-    """How a process ended: the name of a signal, or its exit code."""
-    try:
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    except ValueError:  # a signal without a name
-        return f"signal {-code}"
 
 
 class _Ended(Exception):
@@ -154,13 +137,15 @@ class _Worker:
         position: how far it is, to be compared with others: below 0 while it verifies, then rounds.
     """
 
-    def __init__(self, found: Sequence[Task], request: dict[str, Any], arguments: Sequence[str]) -> None:
+    def __init__(
+        self, found: Sequence[Task], request: dict[str, Any], arguments: Sequence[str], only: Sequence[str] = ()
+    ) -> None:
         self.open = {task.index: task for task in found}
         self.begun: set[int] = set()
         self.at: int | None = None
         self.position = -1.0
         self.finished = False
-        self._request, self._arguments = request, arguments
+        self._request, self._arguments, self._only = request, arguments, only
         self._process: subprocess.Popen[bytes] | None = None
         self._written: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
@@ -187,9 +172,10 @@ class _Worker:
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._process is None:
-            self._process = subprocess.Popen(
-                _command(self._arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )  # in this thread: Linux would end it with the thread that started it
+            # In this thread: Linux would end it with the thread that started it.
+            self._process = start(
+                self._arguments, "--worker", self._only, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
             threading.Thread(target=self._pump, daemon=True).start()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # where it has ended, its lines will show it
@@ -214,7 +200,7 @@ class _Worker:
                 return None
             line = None  # it has ended, and a process that it started holds its stdout open
         if line is None:
-            raise _Ended(Status.FAILED, f"its worker process ended early ({_how(self._process.wait())})")
+            raise _Ended(Status.FAILED, f"its worker process ended early ({ending(self._process.wait())})")
         return line
 
     def _note(self, line: dict[str, Any]) -> None:
@@ -260,22 +246,23 @@ class _Worker:
 
 
 def run_isolated(
-    found: Sequence[Task], places: Sequence[int], options: RunOptions, arguments: Sequence[str], spent: Spent
-) -> Iterator[dict[str, Any] | Progress]:
+    found: Sequence[Task], options: RunOptions, arguments: Sequence[str], spent: Spent,
+    texts: Mapping[str, Sequence[str]],
+) -> Iterator[dict[str, Any] | Progress]:  # fmt: skip
     """As `runner.run`, each backend in a worker of its own, called with the command-line `arguments`.
 
-    Where a worker ends early or hangs, the row that it was at has failed, and a fresh one measures those that are left.
+    `texts` are the `-b` arguments by backend: a worker loads and asks no other. Where a worker ends early or hangs, the
+    row that it was at has failed, and a fresh one measures those that are left.
     """
     refused = refused_lines(found, options.max_memory)
     yield from refused
     rows = {line["row"] for line in refused}
-    place_of = {task.key: place for task, place in zip(found, places, strict=True)}
     first_of: dict[int, int] = {}  # the first number of a row, by its latest
 
     def worker(tasks: Sequence[Task]) -> _Worker:
         first_of.update({task.index: index_of[task.key] for task in tasks})
         request = {
-            "rows": [[place_of[task.key], task.index, _label(task)] for task in tasks],
+            "rows": [[task.index, _label(task)] for task in tasks],
             "process": options.process,
             "max_memory": options.max_memory,
             "max_time_s": options.timing.max_time_s,
@@ -283,7 +270,7 @@ def run_isolated(
             "turns": True,
             "tune": options.tune,
         }
-        return _Worker(tasks, request, arguments)
+        return _Worker(tasks, request, arguments, texts[tasks[0].key.backend])
 
     index_of = {task.key: task.index for task in found}
     numbers = itertools.count(max(index_of.values(), default=0) + 1)
@@ -329,24 +316,8 @@ def _by_turns(
 
 
 def _label(task: Task) -> str:
-    """What a worker must find in a task's place: suites and backends may change while others measure."""
+    """What a worker must find again: suites and backends may change while others measure."""
     return json.dumps(task.key.to_dict(), sort_keys=True)
-
-
-def own_stdout() -> IO[str]:
-    """Stdout for this worker alone: what backends print goes to stderr, from now on.
-
-    Where the system can, the worker ends with its parent.
-    """
-    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    if hasattr(os, "register_at_fork"):  # a child of a backend must not keep the reader waiting
-        os.register_at_fork(after_in_child=lambda: os.close(lines.fileno()))
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    return lines
 
 
 def serve(
@@ -368,10 +339,11 @@ def serve(
         options = replace(
             options, timing=timing, max_memory=request["max_memory"], process=request["process"], processes=1
         )
-        chosen = [replace(found[place], index=index) for place, index, _ in request["rows"]]
+        by_label = {_label(task): task for task in found}
+        chosen = [replace(by_label[label], index=index) for index, label in request["rows"] if label in by_label]
         told = request.get("chosen", {})
         chosen = [task.taking(told[str(task.index)]) if str(task.index) in told else task for task in chosen]
-        same = all(_label(task) == label for task, (_, _, label) in zip(chosen, request["rows"], strict=True))
+        same = len(chosen) == len(request["rows"])
     except (ValueError, LookupError, TypeError):
         raise ConvbenchError("--worker is how convbench calls itself: it reads a request from stdin") from None
     if not same:

@@ -307,6 +307,39 @@ def test_a_kernel_is_sized_by_its_undisturbed_launches():
     assert min(clock.sample(run, 1).wall_s for _ in range(50)) == pytest.approx(1e-4, rel=0.25)
 
 
+class BusyClock(FakeClock):
+    """The machine is busy: of a sample, `work` is what the processor did, and the rest was waiting."""
+
+    def __init__(self, device, waits, work=1.0):
+        super().__init__(device)
+        self.waits, self.work = waits, work
+
+    def sample(self, run, launches):
+        clean = super().sample(run, launches)
+        wait = self.waits(self.samples)
+        self.device.advance(wait)
+        wall = clean.wall_s + wait
+        return Sample(wall, clean.wall_s * self.work, ("waited",) if wait else ())
+
+
+def test_a_kernel_on_one_thread_is_sized_by_what_the_processor_did():
+    device = FakeDevice()
+    run = fitted(kernel_on(device), 1e-2, BusyClock(device, lambda _: 0.04))()
+    assert FakeClock(device).sample(run, 1).wall_s == pytest.approx(1e-2, rel=0.25)
+    run = fitted(kernel_on(device), 1e-2, BusyClock(device, lambda _: 0.0, work=0.0))()  # a coarse clock
+    assert FakeClock(device).sample(run, 1).wall_s == pytest.approx(1e-2, rel=0.25)
+
+
+def test_a_kernel_on_several_threads_is_sized_by_a_launch_without_a_witness():
+    device = FakeDevice()
+    clock = BusyClock(device, lambda sample: 0.04 if sample % 15 else 0.0, work=2.0)
+    run = fitted(kernel_on(device), 1e-2, clock, threads=2)()
+    assert FakeClock(device).sample(run, 1).wall_s == pytest.approx(1e-2, rel=0.25)
+    before = device.now_s
+    fitted(kernel_on(device), 1e-2, BusyClock(device, lambda _: 0.04, work=2.0), threads=2)
+    assert device.now_s - before < 8  # where all are disturbed it comes to an end
+
+
 @pytest.mark.parametrize(("excess", "text"), [(0.0123, "1.2%"), (0.99, "99%"), (1.5, "× 2.5"), (224.0, "× 225")])
 def test_a_difference_beyond_double_is_a_factor(excess, text):
     assert _difference(excess) == text
@@ -407,7 +440,8 @@ def test_the_command_shows_findings_and_noise(simulated):
     found = invoke("--time", "1ms")
     assert found.stderr == ""
     lines = found.stdout.splitlines()
-    assert lines[0].split() == ["check", "level", "what", "advice"]
+    assert lines[0].split() == ["check", "level", "what", "→", "advice"]
+    assert max(map(len, lines[: lines.index("Noise floor") - 2])) <= 80
     assert lines[2].startswith("CPU quota")
     assert "warning" in lines[2]
     assert "not visible here: load, other processes" in found.stdout

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convbench.backends import AUTO, BackendSpec, Candidate, PlanOptions
@@ -174,6 +175,49 @@ def test_a_backend_that_cannot_answer_is_one_clear_line(method):
     with pytest.raises(InputError) as caught:
         tasks(FPROP.cases([SUITE]), specs(backend=Broken(method, ZeroDivisionError("by\nzero"))), 1)
     assert str(caught.value).startswith("backend fake cannot be used: ZeroDivisionError: by zero (test_tasks.py:")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), BaseException("no"), GeneratorExit()], ids=repr)
+def test_a_backend_that_raises_what_is_no_exception_is_one_clear_line(error):
+    with pytest.raises(InputError, match=f"^backend fake cannot be used: {type(error).__name__}: "):
+        tasks(FPROP.cases([SUITE]), specs(backend=Broken("algorithms", error)), 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, 5, "quick", ["quick"], [None], {"quick": Candidate("quick")}, Candidate("quick"), [Candidate(5)],
+     [Candidate("quick", False)], [Candidate("quick", memory_bytes=None)], [Candidate("quick", memory_bytes=0.5)],
+     [Candidate("quick", accuracy="high")], [Candidate("quick", estimated_s="soon")]],
+    ids=repr,
+)  # fmt: skip
+def test_junk_in_the_place_of_candidates_is_one_clear_line(given):
+    backend = FakeBackend()
+    backend.algorithms = lambda _case, _options: given
+    with pytest.raises(
+        InputError, match=r"^backend fake cannot be used: algorithms\(\) gave .*, not a list of Candidate$"
+    ):
+        tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
+
+
+def test_numbers_of_numpy_are_numbers():
+    backend = FakeBackend()
+    backend.algorithms = lambda *_: (Candidate("quick", None, np.int64(3), accuracy=np.float32(1e-6)),)
+    (task,) = tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
+    assert task.candidate.memory_bytes == 3
+
+
+@pytest.mark.parametrize("given", [None, 5, "cpu"], ids=repr)
+def test_junk_in_the_place_of_a_device_is_one_clear_line(given):
+    backend = FakeBackend()
+    backend.device = lambda: given
+    with pytest.raises(InputError, match=r"^backend fake cannot be used: device\(\) gave .*, not a Device$"):
+        tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
+
+
+@pytest.mark.parametrize("given", [True, 5, ["no GPU"]], ids=repr)
+def test_junk_in_the_place_of_a_reason_is_one_clear_line(given):
+    with pytest.raises(InputError, match=r"^backend fake cannot be used: probe\(\) gave .*, not None or a reason$"):
+        tasks(FPROP.cases([SUITE]), specs(backend=FakeBackend(unusable=given)), 1)
 
 
 def test_what_is_no_backend_at_all_is_one_clear_line():

@@ -433,7 +433,9 @@ def test_names(case, family, name):
 @pytest.mark.parametrize(("rest", "family", "expected"), [
     ({"stride": (2, 1)}, "winograd", None),
     ({"filter_size": (1, 1)}, "winograd",
-     "no winograd tile saves multiplications on 1×1 taps and 9×9 outputs with a growth of errors up to 100 and a "
+     "no winograd tile saves multiplications on 1×1 taps and 9×9 outputs with a filter up to 128 MiB"),
+    ({"filter_size": (7, 7)}, "winograd-1e-6",
+     "no winograd tile saves multiplications on 7×7 taps and 3×3 outputs with a growth of errors up to 6 and a "
      "filter up to 128 MiB"),
     ({"filter_size": (1, 1)}, "dft",
      "no DFT of at most 96 points, of more than one tap and with a filter of at most 128 MiB has 1×1 taps and 9×9 "

@@ -266,6 +266,18 @@ def test_torchs_own_choice_is_known_beforehand(torch):
     assert len(seen) == 4
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "chosen"),
+    [((10, 20, 40), "native"), ((32, 216, 3), "onednn"), ((32, 213, 9), "native"), ((150, 140), "onednn")],
+)
+def test_of_three_axes_torch_multiplies_the_first_two(torch, size, chosen, threads):
+    case = make_case(problem(1, 3 if len(size) == 3 else 1, 2, size, (3,) * len(size)))
+    options = PlanOptions(threads=threads)
+    assert TorchBackend().algorithms(case, options)[0].resolves_to == chosen
+    assert TorchBackend().plan(case, AUTO, Operands(case.problem, case.dtype, 1), options).algorithm == chosen
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_run_leaves_nothing_of_a_poisoned_output_and_of_torchs_settings(torch, algorithm):
     settings = torch._C._get_mkldnn_enabled(), torch._C._get_nnpack_enabled()

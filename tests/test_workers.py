@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from convbench import workers
+from convbench import children, workers
 from convbench.backends import AUTO, BackendSpec
 from convbench.errors import ConvbenchError
 from convbench.journal import read_run
@@ -38,7 +38,7 @@ def scripted(monkeypatch, lines, options=OPTIONS):
 
     monkeypatch.setattr(workers, "_lines", answer)
     spent = Spent()
-    events = list(workers.run_in_workers(FOUND, [4, 5], options, [], spent))
+    events = list(workers.run_in_workers(FOUND, options, [], spent))
     return events, requests, spent
 
 
@@ -59,7 +59,7 @@ def test_each_worker_is_asked_for_its_share(monkeypatch):
     assert {r["max_time_s"] for r in requests} == {1.0}
     assert {r["min_rounds"] for r in requests} == {3}
     labels = [json.dumps(task.key.to_dict(), sort_keys=True) for task in FOUND]
-    assert all(r["rows"] == [[4, 10, labels[0]], [5, 11, labels[1]]] for r in requests)
+    assert all(r["rows"] == [(10, labels[0]), (11, labels[1])] for r in requests)
     assert (spent.planning, spent.samples) == (3.0, 6.0)
 
 
@@ -78,8 +78,9 @@ class Fake(FakeBackend):
         super().__init__({"slow": FakeAlgorithm(seconds=3e-3), "quick": FakeAlgorithm(phases={"all": 1e-3})})
 
     def plan(self, case, algorithm, operands, options):
-        with open("planned", "a") as file:
-            file.write(algorithm + " ")
+        if case.suite:  # not for its floor
+            with open("planned", "a") as file:
+                file.write(algorithm + " ")
         return super().plan(case, algorithm, operands, options)
 """
 
@@ -122,7 +123,7 @@ def test_a_row_that_a_later_worker_finds_wrong_is_wrong(monkeypatch):
     assert events[-1] == {
         "type": "failure", "row": 10, "status": "wrong", "reason": "in worker process 1: off by one"
     }  # fmt: skip
-    assert [[row for _, row, _ in r["rows"]] for r in requests] == [[10, 11], [10, 11], [11]]
+    assert [[row for row, _ in r["rows"]] for r in requests] == [[10, 11], [10, 11], [11]]
 
 
 def test_a_row_that_breaks_while_timed_is_left_out_by_the_next(monkeypatch):
@@ -185,10 +186,10 @@ def test_a_worker_that_dies_is_one_clear_line_and_keeps_what_was_measured(tmp_pa
 def test_a_worker_that_never_starts_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConvbenchError, match="worker process 0 ended early"):
-        list(workers.run_in_workers(FOUND, [0, 1], OPTIONS, [], Spent()))
+        list(workers.run_in_workers(FOUND, OPTIONS, [], Spent()))
 
 
-@pytest.mark.parametrize("request_text", ["", "[]", "{}", "1", '{"rows": [[99, 0, ""]]}'])
+@pytest.mark.parametrize("request_text", ["", "[]", "{}", "1", '{"rows": [[0, ""]]}'])
 def test_a_worker_without_a_request_says_what_it_is(request_text):
     done = run_program("--worker", input=request_text)
     assert (done.returncode, done.stdout) == (1, "")
@@ -331,6 +332,94 @@ def test_one_crashes_one_hangs_and_one_is_fine(isolated):
     assert found["fine"].time_s > 0
     assert run.header["options"]["isolate"] is True
     assert run.canaries
+
+
+DEADLY = """
+import os, signal, time
+from convbench.backends.cpu import CpuBackend
+
+class Algorithms(CpuBackend):
+    name = "deadly"
+    def algorithms(self, case, options):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+class Hangs(CpuBackend):
+    name = "deadly"
+    def probe(self):
+        time.sleep(1e6)
+
+class Loads(CpuBackend):
+    def __init__(self):
+        os._exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("deadly", "reason"),
+    [
+        ("Loads", "it ended its process (exit code 1)"),
+        ("Algorithms", "it ended its process (SIGSEGV)"),
+        ("Hangs", "it took longer than 10.0 s (--timeout)"),
+    ],
+)
+def test_a_backend_that_breaks_where_it_is_asked_takes_no_other_along(isolated, tmp_path, deadly, reason):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    backends = ["-b", f"./deadly.py:{deadly}{':gemm' if deadly == 'Loads' else ''}", "-b", "./broken.py:Fine:gemm"]
+    done, run = isolated(*backends, "--pass", "fprop", "--timeout", "10s")
+    assert done.returncode == 6, done.stderr
+    assert "Traceback" not in done.stderr
+    name = ("Loads", "gemm") if deadly == "Loads" else ("deadly", "auto")
+    assert [(row.key.backend, row.key.algorithm, row.status, row.reason) for row in run.rows] == [
+        (*name, "failed", f"asked what it can do, {reason}"),
+        ("fine", "gemm", "ok", ""),
+    ]
+
+
+def test_an_isolated_worker_loads_no_other_backend(isolated, tmp_path):
+    noted = "open('loaded', 'a').write(f'{os.getpid()}:{__file__[-4:]} ')\n"
+    for name in "ab":
+        source = f"{noted}class B(CpuBackend):\n    name = {name!r}\n"
+        (tmp_path / f"{name}.py").write_text("import os\nfrom convbench.backends.cpu import CpuBackend\n" + source)
+    done, run = isolated("-b", "./a.py:B:gemm", "-b", "./b.py:B:auto", "--pass", "fprop")
+    assert done.returncode == 0, done.stderr
+    assert [row.key.backend for row in run.rows] == ["a", "b"]
+    loaded = [entry.split(":") for entry in (tmp_path / "loaded").read_text().split()]
+    processes = [[file for pid, file in loaded if pid == one] for one in dict.fromkeys(pid for pid, _ in loaded)]
+    assert sorted(processes) == [["a.py"], ["a.py"], ["a.py", "b.py"], ["b.py"], ["b.py"]]  # asked, measured, the run
+
+
+def test_what_is_wrong_with_a_command_is_said_once(isolated):
+    done = run_program("--isolate", "-b", "cpu:gem")
+    assert done.returncode == 1
+    assert done.stderr == "Error: unknown algorithm 'gem' of backend cpu; did you mean 'gemm'?\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals there")
+@pytest.mark.parametrize("sent", [1, 3])
+def test_an_interrupt_while_a_worker_is_imported_is_silent(tmp_path, sent):
+    """Its module says that it is loaded, and is slow: the signal comes in the midst of imports."""
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom convbench.backends.cpu import CpuBackend\nopen('loading', 'a').write('x')\n"
+        "time.sleep(2)\nclass Slow(CpuBackend):\n    pass\n"
+    )
+    program = [sys.executable, "-m", "convbench", "run", "smoke", "--processes", "2", "-b", "./slow.py:Slow:gemm", "-q"]
+    with subprocess.Popen(program, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE,
+                          text=True, start_new_session=True) as parent:  # fmt: skip
+        loading = tmp_path / "loading"
+        until(lambda: loading.exists() and len(loading.read_text()) == 2)  # that of the run, and of its worker
+        for _ in range(sent):
+            os.killpg(parent.pid, signal.SIGINT)
+        err = parent.communicate(timeout=60)[1]
+    assert parent.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_process_begins_with_interrupts_blocked(monkeypatch):
+    """They would end its imports in a traceback; a process inherits what is blocked."""
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **pipes: signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert children.start([], "--worker") == before | {signal.SIGINT}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_a_fresh_worker_measures_what_is_left_of_a_crashed_one(isolated):

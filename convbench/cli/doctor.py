@@ -55,11 +55,13 @@ def command(time_s: float, quick: bool, output_format: str) -> None:
 def _findings_table(found: Sequence[Finding], unknown: Sequence[str]) -> Table:
     columns = [
         Column(key="check", header="check"), Column(key="level", header="level"),
-        Column(key="text", header="what"), Column(key="advice", header="advice", show=lambda v: v or "–"),
+        Column(key="shown", header="what → advice", text_only=True, wrap=52),
+        Column(key="text", header="what", hidden=True), Column(key="advice", header="advice", hidden=True),
     ]  # fmt: skip
+    rows = [asdict(f) | {"shown": f.text + (f" → {f.advice}" if f.advice else "")} for f in found]
     levels = [f.level for f in found]
     return Table(
-        key="findings", columns=columns, rows=[asdict(f) for f in found],
+        key="findings", columns=columns, rows=rows,
         breaks=[i for i in range(1, len(levels)) if levels[i] != levels[i - 1]],
         notes=[f"not visible here: {', '.join(unknown)}"] if unknown else [],
     )  # fmt: skip

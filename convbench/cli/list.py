@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,10 +12,8 @@ from convbench.units import format_bytes, format_si, significant
 from convbench.work import nominal_macs
 
 if TYPE_CHECKING:
+    from convbench.backends import Candidate
     from convbench.problem import Case
-
-
-"""Built-in suites that are no network: a sum over their problems means nothing."""
 
 
 class Lists(click.Group):
@@ -154,36 +152,58 @@ def algorithms(suite: str, specs: tuple[str, ...], accuracy: float, output_forma
     from convbench.backends import BackendSpec, PlanOptions, available, load, parse_backend
     from convbench.machine import cpu_count
     from convbench.suite import load_suite
-    from convbench.tasks import candidates
+    from convbench.tasks import candidates, probe
 
     chosen = [parse_backend(text) for text in specs]
     chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry, _warn))]
     cases: list[Case] = selection(**choice).cases([load_suite(suite)])  # type: ignore[arg-type]
     options = PlanOptions(threads=cpu_count(), accuracy=accuracy)
+    unusable = [probe(spec.backend) for spec in chosen]
     rows = [
         {"problem": case.name, "pass": case.conv_pass, "dtype": case.precision, "layout": case.layout_name,
-         "epilogue": case.epilogue, "backend": spec.backend.name, "algorithm": candidate.algorithm,
-         "resolves_to": candidate.resolves_to,
-         "shown": f"{candidate.algorithm} ({candidate.resolves_to})" if candidate.resolves_to else candidate.algorithm,
-         "accuracy": candidate.accuracy if candidate.reason is None else None, "estimated_s": candidate.estimated_s,
-         "memory_bytes": candidate.memory_bytes if candidate.reason is None else None, "reason": candidate.reason}
+         "epilogue": case.epilogue, "backend": spec.backend.name, **_facts(candidate, reason)}
         for case in cases
-        for spec in chosen
+        for spec, reason in zip(chosen, unusable, strict=True)
         for candidate in candidates(spec, case, options).values()
         if spec.algorithm in {None, candidate.algorithm}
     ]  # fmt: skip
+    if output_format not in {"json", "csv"}:
+        rows = _once(rows)
     columns = [
         Column(key="problem", header="problem"), Column(key="pass", header="pass"),
         Column(key="dtype", header="dtype", hidden=len({r["dtype"] for r in rows}) == 1),
         Column(key="layout", header="layout", hidden=len({r["layout"] for r in rows}) == 1),
         Column(key="epilogue", header="epilogue", hidden=len({r["epilogue"] for r in rows}) == 1),
-        Column(key="backend", header="backend"), Column(key="shown", header="algorithm", text_only=True),
+        Column(key="backend", header="backend"), Column(key="shown", header="algorithm", text_only=True, wrap=18),
         *(Column(key=key, header=key, hidden=True) for key in ("algorithm", "resolves_to", "estimated_s")),
         Column(key="accuracy", header="accuracy", show=lambda v: f"{v:.0e}", right=True, spare=2),
         Column(key="memory_bytes", header="plan's memory", show=format_bytes, right=True, spare=1),
         Column(key="reason", header="why not", cut=True),
     ]  # fmt: skip
     print_tables([Table(key="algorithms", columns=columns, rows=rows)], output_format)
+
+
+def _facts(candidate: Candidate, unusable: str | None) -> dict[str, Any]:
+    """What is said about a candidate of a backend that is usable, or `unusable` for this reason."""
+    reason = unusable or candidate.reason
+    name, resolved = candidate.algorithm, candidate.resolved or candidate.resolves_to
+    return {
+        "algorithm": name, "resolves_to": candidate.resolves_to and resolved,
+        "shown": f"{name} ({resolved})" if candidate.resolves_to and not reason else name,
+        "accuracy": None if reason else candidate.accuracy, "estimated_s": candidate.estimated_s,
+        "memory_bytes": None if reason else candidate.memory_bytes, "reason": reason,
+    }  # fmt: skip
+
+
+def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, those of a case that a backend's algorithms cannot do for the same reason in one."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for index, row in enumerate(rows):
+        case = tuple(row[key] for key in ("problem", "pass", "dtype", "layout", "epilogue", "backend"))
+        same = (*case, row["reason"] or index)
+        shown = f"{found[same]['shown']}, {row['shown']}" if same in found else row["shown"]
+        found[same] = row | {"shown": shown}
+    return [*found.values()]
 
 
 def _warn(text: str) -> None:

@@ -30,6 +30,8 @@ class Column:
     """Where a terminal is too narrow, columns of a larger number are left out first; never those of 0."""
     cut: bool = False
     """Free text, shortened with an ellipsis where a terminal is too narrow; names and figures never are."""
+    wrap: int = 0
+    """Free text, broken into lines of so many characters in the terminal; 0 leaves it on one."""
     text_only: bool = False
     """Left out of JSON and CSV, which have the values that it is made of."""
 

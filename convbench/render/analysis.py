@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 LEGEND: tuple[tuple[tuple[str, ...], str], ...] = (
     (("exact_share",), "no padding: share of the flops that is left without the products that meet padding"),
-    (("flop_per_byte", "flop_per_byte_no_reuse"),
-     "flop/B: with each operand read once; no reuse: with two loads for every multiply-add"),
+    (("flop_per_byte",), "flop/B: with each operand read once"),
+    (("flop_per_byte_no_reuse",), "no reuse: flop/B with two loads for every multiply-add"),
     (("floor_s",), "at least: the predicted time of an algorithm that computes the definition"),
 )  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
@@ -28,12 +30,13 @@ def render_table(table: Table, *, width: int | None = None, color: bool = False)
         return f"\x1b[{style}m{text}\x1b[0m" if color and text else text
 
     columns = table.shown()
-    cells = {c.key: [c.header, *(table.cell(row, c) for row in table.rows)] for c in columns}
-    natural = {key: max(map(cell_len, texts)) for key, texts in cells.items()}
+    cells = {c.key: [[c.header], *(_lines(table, row, c) for row in table.rows)] for c in columns}
+    natural = {key: max(cell_len(line) for lines in found for line in lines) for key, found in cells.items()}
     widths = natural if width is None else _fitted(columns, natural, width)
     shown = [column for column in columns if column.key in widths]
-    grid = zip(*([_aligned(text, widths[c.key], c.right) for text in cells[c.key]] for c in shown), strict=True)
-    header, *rows = (GAP.join(line).rstrip() for line in grid)
+    header, *rows = (
+        "\n".join(_row(lines, shown, widths)) for lines in zip(*(cells[c.key] for c in shown), strict=True)
+    )
     lines = [styled(table.title, BOLD)] if table.title else []
     lines += [styled(header, BOLD), "─" * _total(widths)]
     for index, row in enumerate(rows):
@@ -46,6 +49,21 @@ def render_table(table: Table, *, width: int | None = None, color: bool = False)
         if some:
             lines.append(f"{what} for want of width: {', '.join(c.header for c in some)}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _lines(table: Table, row: Mapping[str, Any], column: Column) -> list[str]:
+    """A cell, line by line."""
+    text = table.cell(row, column)
+    return textwrap.wrap(text, column.wrap, break_on_hyphens=False) if column.wrap else [text]
+
+
+def _row(cells: Sequence[Sequence[str]], columns: Sequence[Column], widths: Mapping[str, int]) -> list[str]:
+    """The lines of a row: those of its cells, one beside another."""
+    grid = itertools.zip_longest(*cells, fillvalue="")
+    return [
+        GAP.join(_aligned(text, widths[c.key], c.right) for text, c in zip(line, columns, strict=True)).rstrip()
+        for line in grid
+    ]
 
 
 def _fitted(columns: Sequence[Column], natural: Mapping[str, int], width: int) -> dict[str, int]:

@@ -86,7 +86,8 @@ def takes_onednn(case: Case, threads: int) -> bool:
     if case.dtype is not Dtype.FP32 or not p.batch:
         return False
     taps = ((1, *p.filter_size) if p.ndim == 1 else p.filter_size)[-2:]
-    elements = p.batch * p.in_channels * math.prod(a.input + sum(split_padding(a)[1]) for a in p.axes)
+    # Of three axes torch multiplies the first two: it takes four extents of its input, whatever their number.
+    elements = p.batch * p.in_channels * math.prod([a.input + sum(split_padding(a)[1]) for a in p.axes][:2])
     plain = p.stride == p.dilation == (1,) * p.ndim and p.batch < 16 and max(taps) == 1 and threads == 1
     return not plain and (p.groups > 1 or min(taps) > 3 or p.batch > 1 or elements > 20480)
 
