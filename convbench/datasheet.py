@@ -5,6 +5,7 @@ They stand in for measured ceilings where there is no machine to measure. Rules:
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +19,8 @@ from convbench.problem import MathMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from importlib.resources.abc import Traversable
+
+    from convbench.machine import Machine
 
 SCHEMA = 1
 
@@ -148,6 +151,26 @@ def load_datasheet(name: str) -> Datasheet:
     if name not in known:
         raise unknown_name("machine", name, list(known))
     return parse_datasheet(known[name].read_bytes(), f"{name}.toml")
+
+
+def matching_datasheet(machine: Machine) -> Datasheet | None:
+    """The datasheet of a machine's GPU; None where it has none, is shared out, or the name fits no single sheet.
+
+    A sheet fits where the model of its name ("h200" of "h200-sxm") is a word of the GPU's and the number of units
+    agrees; of several that fit, the one whose other words ("80" of "a100-80") occur in it.
+    """
+    if machine.gpu_name is None or machine.gpu_mig is not None:
+        return None
+    words = re.findall(r"[a-z0-9]+", machine.gpu_name.lower())
+    found = []
+    for name in datasheets():
+        model, *others = name.split("-") if name.split("-")[0] not in {"gtx", "rtx", "jetson"} else name.split("-")[1:]
+        if model in words and load_datasheet(name).units == machine.gpu_units:
+            found.append((sum(any(other in word for word in words) for other in others) - len(others), name))
+    best = sorted(found, reverse=True)[:2]
+    if not best or (len(best) == 2 and best[0][0] == best[1][0]):
+        return None
+    return load_datasheet(best[0][1])
 
 
 def parse_datasheet(content: bytes, where: str) -> Datasheet:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import __version__, environment
 from convbench.errors import InputError
+from convbench.files import lock, unlock
 from convbench.journal import SCHEMA_VERSION, Journal
 from convbench.machine import Machine
 from convbench.result import Status
@@ -19,12 +20,18 @@ from convbench.result import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from convbench.backends import Device
     from convbench.runner import RunOptions
     from convbench.suite import Suite
     from convbench.tasks import Task
 
 METHOD_VERSION = 2
 """Version of docs/method.md: raised when a change there makes numbers differ from those of earlier runs."""
+
+
+def date() -> str:
+    """The date and hour, UTC, ISO 8601: for the reader, never for a figure."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def header(
@@ -43,7 +50,7 @@ def header(
     return {
         "convbench_version": __version__,
         "method": METHOD_VERSION,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": date(),
         "command": environment.relative_command(arguments),
         "suites": [{"name": s.name, "title": s.title, "network": s.network, "sha256": s.sha256} for s in suites],
         "seed": options.seed,
@@ -53,6 +60,12 @@ def header(
         "environment": environment.collect(),
         "devices": devices,
     }  # fmt: skip
+
+
+def devices(found: Sequence[Task]) -> list[Device]:
+    """The devices that tasks run on, each once."""
+    by_name = {task.key.device: task.backend for task in found if task.key.device}
+    return [backend.device() for backend in by_name.values()]
 
 
 def warnings(of: dict[str, Any]) -> list[str]:
@@ -106,27 +119,23 @@ def _conditions(of: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def measuring_lock(say: Callable[[str], None]) -> Iterator[None]:
     """One measuring run per machine: says so and waits while another one measures."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: runs are not kept apart there
-        yield
-        return
     path = Path(tempfile.gettempdir()) / "convbench.lock"
     try:
         # Without O_CREAT where it exists: another user's file in a sticky folder may not be opened with it.
-        file = os.open(path, os.O_RDONLY if path.exists() else os.O_RDONLY | os.O_CREAT, 0o644)
+        opened = os.open(path, os.O_RDONLY if path.exists() else os.O_RDONLY | os.O_CREAT, 0o644)
     except OSError as error:
         say(f"warning: no measuring lock ({error.strerror}): other runs may disturb this one")
         yield
         return
+    file = os.fdopen(opened, "rb", buffering=0)
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             say("waiting for another convbench run on this machine to finish")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file, wait=True)
         except OSError as error:
             say(f"warning: no measuring lock ({error.strerror}): other runs may disturb this one")
         yield
     finally:
-        os.close(file)
+        unlock(file)

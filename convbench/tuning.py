@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import __version__, environment
 from convbench.backends import AUTO
-from convbench.files import open_regular
+from convbench.cache import Remembered, cache_folder
 from convbench.result import WARM
 from convbench.runner import Prepared, Progress, Spent, prepare
 from convbench.stats import median
@@ -32,68 +31,28 @@ SAMPLES = 3
 MOST_CHOICES = 4096
 """Choices that are remembered, the latest."""
 FORMAT = 1
-LONGEST_FILE = 16 << 20
-"""A longer file of choices is not ours."""
 """Of the file: raised when what a choice depends on or how it is written changes."""
 
 
-def cache_folder() -> Path:
-    """Where choices are remembered: CONVBENCH_CACHE, else the user's cache folder."""
-    if folder := os.environ.get("CONVBENCH_CACHE"):
-        return Path(folder)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("convbench")
-
-
 class Choices:
-    """The fastest algorithms found so far, by `question`; kept in a JSON file.
-
-    What is wrong with the file costs measurements and never a run: `warn` gets one line.
-    """
+    """The fastest algorithms found so far, by `question`; remembered in `folder`."""
 
     def __init__(self, folder: Path, warn: Callable[[str], object]) -> None:
-        self._path = folder / "choices.json"
-        self._warn = warn
-        self._found = self._read()
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            with open_regular(self._path, "rb") as file:
-                content = json.loads(file.read(LONGEST_FILE))
-            found = content["choices"]
-            if content["format"] != FORMAT or not all(type(f["algorithm"]) is str for f in found.values()):
-                raise ValueError("of another format")  # noqa: TRY301  one place says what happens to such a file
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            self._warn(f"{self._path} cannot be used ({type(error).__name__}): choices are measured anew")
-            return {}
-        return dict(found)
+        self._file = Remembered(
+            folder / "choices.json", name="choices", file_format=FORMAT, most=MOST_CHOICES,
+            valid=lambda entry: type(entry["algorithm"]) is str, warn=warn,
+        )  # fmt: skip
 
     def get(self, question: str) -> str | None:
         """The algorithm that was fastest, None if that is not known."""
-        return self._found[question]["algorithm"] if question in self._found else None
+        found = self._file.entries
+        return found[question]["algorithm"] if question in found else None
 
     def put(self, question: str, row: str, seconds: dict[str, float]) -> str:
         """Remembers `seconds` by algorithm, and gives the fastest; `row` says in words what was asked."""
         algorithm = min(seconds, key=lambda name: seconds[name])
-        self._found.pop(question, None)  # to the end, among the latest
-        self._found[question] = {"row": row, "algorithm": algorithm, "seconds": seconds}
-        for old in [*self._found][:-MOST_CHOICES]:
-            del self._found[old]
-        self._write()
+        self._file.put(question, {"row": row, "algorithm": algorithm, "seconds": seconds})
         return algorithm
-
-    def _write(self) -> None:
-        new = self._path.with_suffix(f".{os.getpid()}")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps({"format": FORMAT, "choices": self._found}, indent=0), encoding="utf-8")
-            new.replace(self._path)  # whole, or not at all
-        except OSError as error:
-            self._warn(f"{self._path} cannot be written ({error.strerror}): choices are not remembered")
-            self._warn = lambda _text: None  # once is enough
 
 
 def tuned(
@@ -173,7 +132,9 @@ def _measured_together(group: Sequence[Task], options: RunOptions) -> dict[str, 
                 if name not in launches:
                     launches[name] = launches_per_sample(runs[name], clocks[name], options.timing)  # and warms up
                 found[name].append(clocks[name].sample(runs[name], launches[name]).wall_s / launches[name])
-            except (Exception, SystemExit):  # noqa: BLE001  a backend may raise anything: this one is not taken
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001  a backend may raise anything: this one is not taken
                 del runs[name], found[name]
     return {name: median(values) for name, values in found.items()}
 

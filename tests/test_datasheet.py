@@ -4,8 +4,9 @@ import pytest
 
 from convbench import datasheet
 from convbench.ceilings import Ceilings
-from convbench.datasheet import datasheets, load_datasheet, parse_datasheet
+from convbench.datasheet import datasheets, load_datasheet, matching_datasheet, parse_datasheet
 from convbench.errors import InputError
+from convbench.machine import Machine
 
 NAMES = list(datasheets())
 SHEETS = {name: load_datasheet(name) for name in NAMES}
@@ -145,3 +146,20 @@ def test_unknown_machine_names_the_nearest():
         load_datasheet("h200")
     with pytest.raises(InputError, match="unknown machine 'zzzzzz'; known: a10, a100-40"):
         load_datasheet("zzzzzz")
+
+
+@pytest.mark.parametrize(("name", "units", "sheet"), [
+    ("NVIDIA H200", 132, "h200-sxm"), ("NVIDIA A100-SXM4-80GB", 108, "a100-80"),
+    ("NVIDIA A100-SXM4-40GB", 108, "a100-40"), ("NVIDIA GeForce RTX 4090", 128, "rtx-4090"),
+    ("Tesla T4", 40, "t4"), ("Tesla V100-SXM2-16GB", 80, "v100-sxm2"),
+    ("NVIDIA H100 80GB HBM3", 132, "h100-sxm"), ("NVIDIA H100 PCIe", 114, "h100-pcie"), ("NVIDIA L40S", 142, "l40s"),
+    ("NVIDIA H200", 66, None), ("NVIDIA A100", 108, None), ("NVIDIA Titan V", 80, None), (None, None, None),
+])  # fmt: skip
+def test_the_datasheet_of_a_gpu_is_found_by_model_and_units(name, units, sheet):
+    found = matching_datasheet(Machine(os="Linux", arch="x86_64", gpu_name=name, gpu_units=units))
+    assert (found.name if found else None) == sheet
+
+
+def test_a_slice_of_a_gpu_has_no_datasheet():
+    slice_ = Machine(os="Linux", arch="x86_64", gpu_name="NVIDIA H200", gpu_units=132, gpu_mig="1g.18gb")
+    assert matching_datasheet(slice_) is None

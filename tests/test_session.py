@@ -242,10 +242,10 @@ def test_a_pipe_cannot_be_resumed(path):
 
 
 def test_a_run_of_an_older_schema_is_not_mixed_with_a_newer_one(path, started):
-    content = path.read_bytes().replace(b'"schema_version":3', b'"schema_version":2', 1)
+    content = path.read_bytes().replace(b'"schema_version":4', b'"schema_version":3', 1)
     path.write_bytes(content)
     assert read_run(path).rows
-    with pytest.raises(InputError, match="its schema version was 2, now 3"):
+    with pytest.raises(InputError, match="its schema version was 3, now 4"):
         session.resume(path, new_header(started), started)
     assert path.read_bytes() == content
 

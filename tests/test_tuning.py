@@ -283,9 +283,3 @@ def test_the_oldest_choices_are_forgotten(folder, monkeypatch):
     assert [*stored(folder)["choices"]] == ["a", "c"]
     again = tuning.Choices(folder, print)
     assert (again.get("a"), again.get("b"), again.get("c")) == ("y", None, "y")
-
-
-def test_without_the_variable_it_is_in_the_users_cache_folder(monkeypatch):
-    platformdirs = pytest.importorskip("platformdirs")
-    monkeypatch.delenv("CONVBENCH_CACHE")
-    assert tuning.cache_folder() == platformdirs.user_cache_path("convbench")

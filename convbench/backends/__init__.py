@@ -71,8 +71,31 @@ class Clock(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A micro-kernel that shows a ceiling.
+
+    Attributes:
+        kind: "compute", "bandwidth" or "launch".
+        name: of the first the math mode, of the second the mix of traffic ("read", "copy", "add"); "" of the third.
+        amount: flops, or bytes read and written, of one run; 1 of a launch.
+        run: runs it so many times, and returns when the last one has ended; what 0 times cost is its overhead.
+        size_bytes: of the working set, all threads together, of a bandwidth.
+    """
+
+    kind: str
+    name: str
+    amount: float
+    run: Callable[[int], None]
+    size_bytes: int = 0
+
+
 class Device(Protocol):
-    """A machine's processor or accelerator: one set of ceilings, shared by the backends that run on it."""
+    """A machine's processor or accelerator: one set of ceilings, shared by the backends that run on it.
+
+    It may have `probes(threads)`, a context manager that yields the Probes of its ceilings for runs on so many CPU
+    threads; a device without has no measured ceilings.
+    """
 
     name: str
     """ "cpu", "cuda:0"."""
@@ -108,6 +131,7 @@ class Candidate:
         memory_bytes: what its plan will allocate: operands in its own layout, output, workspace.
         transient_bytes: the part of `memory_bytes` that it holds only while it runs.
         resolves_to: of AUTO, the algorithm that it takes; None where the backend cannot say before planning.
+        resolved: what its plan will call itself, where that is known and more than the algorithm: "gemm-blas".
         accuracy: the tier that it keeps, one of `accuracy.ACCURACIES`; of AUTO, that of what it takes.
         estimated_s: the backend's own estimate of a run, in seconds; None where it has none.
     """
@@ -119,6 +143,7 @@ class Candidate:
     resolves_to: str | None = None
     accuracy: float = SUM_ACCURACY
     estimated_s: float | None = None
+    resolved: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +238,11 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """A `-b` argument: a backend, and one of its algorithms or None for all of them."""
+    """A `-b` argument: a backend, one of its algorithms or None for all of them, and how it was written."""
 
     backend: Backend
     algorithm: str | None = None
+    text: str = ""
 
 
 def available() -> dict[str, EntryPoint]:
@@ -246,7 +272,9 @@ def load(entry: EntryPoint, warn: Callable[[str], object] = warnings.warn) -> Ba
     """
     try:
         backend: Backend = entry.load()()
-    except (Exception, SystemExit) as error:  # a plug-in may raise anything, or end the program
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plug-in may raise anything, or end the program
         if _is_ours(entry):
             raise
         reason = f"backend {entry.name!r} failed to load: {type(error).__name__}: {error}"
@@ -264,7 +292,7 @@ def parse_backend(text: str) -> BackendSpec:
     if ".py" in text:
         path, _, rest = text.partition(".py")
         class_name, _, algorithm = rest.removeprefix(":").partition(":")
-        return BackendSpec(_from_file(Path(path + ".py"), class_name), algorithm or None)
+        return BackendSpec(_from_file(Path(path + ".py"), class_name), algorithm or None, text)
     name, _, algorithm = text.partition(":")
     found = available()
     if name not in found:
@@ -273,7 +301,7 @@ def parse_backend(text: str) -> BackendSpec:
     backend = load(found[name], reasons.append)
     if backend is None:
         raise InputError(*reasons)
-    return BackendSpec(backend, algorithm or None)
+    return BackendSpec(backend, algorithm or None, text)
 
 
 def _from_file(path: Path, class_name: str) -> Backend:
@@ -288,6 +316,8 @@ def _from_file(path: Path, class_name: str) -> Backend:
     try:
         spec.loader.exec_module(module)
         backend: Backend = getattr(module, class_name)()
-    except (Exception, SystemExit) as error:  # a user's file may raise anything, or end the program
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's file may raise anything, or end the program
         raise InputError(f"backend {path}:{class_name} failed to load: {type(error).__name__}: {error}") from error
     return backend

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 @click.option("--tune/--no-tune", default=False, help="Let `auto` take what is measured to be fastest: "
               "once per machine, then it is remembered.")  # fmt: skip
 @click.option("--phases", is_flag=True, help="Measure the phases of each row, too; `show --phases` shows them.")
+@click.option("--no-ceilings", is_flag=True, help="Leave out what the machine can do at most, which is measured first "
+              "where it is not known.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
 @click.option("--precision", type=Parsed("fraction", parse_fraction), default="1%", show_default=True,
               help="Stop a row when the median's 95 % interval is within this.")  # fmt: skip
@@ -62,12 +64,14 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show which rows would be measured, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--worker", is_flag=True, hidden=True)
+@click.option("--ask", is_flag=True, hidden=True)
+@click.option("--only", multiple=True, hidden=True)
 @format_option
 def command(
     suites: tuple[str, ...], specs: tuple[str, ...], cache: str, accuracy: float, tune: bool, phases: bool,
-    threads: int | None, precision: float, max_time: float, processes: int, isolate: bool, timeout: float | None,
-    max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool, dry_run: bool, quiet: bool,
-    worker: bool, output_format: str, **choice: object,
+    no_ceilings: bool, threads: int | None, precision: float, max_time: float, processes: int, isolate: bool,
+    timeout: float | None, max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool,
+    dry_run: bool, quiet: bool, worker: bool, ask: bool, only: tuple[str, ...], output_format: str, **choice: object,
 ) -> None:  # fmt: skip
     """Verify and time every case of SUITE (a built-in name or a TOML file) on backends, then show the table.
 
@@ -80,12 +84,13 @@ def command(
       convbench run my-suite.toml -b ./mykernel.py:MyBackend --pass fprop -o result.jsonl
     """
     started = time.perf_counter()
+    from convbench.children import answer, begin
     from convbench.machine import available_memory_bytes, cpu_count
     from convbench.runner import TIMEOUT_S, RunOptions
     from convbench.suite import load_suite
     from convbench.tasks import tasks
     from convbench.timing import TimingOptions
-    from convbench.workers import own_stdout, serve
+    from convbench.workers import serve
 
     if resume and (force or output is None):
         raise click.UsageError("--resume needs -o, and excludes --force")
@@ -110,12 +115,14 @@ def command(
         isolate=isolate,
         timeout_s=timeout or TIMEOUT_S,
     )
-    lines = own_stdout() if worker else None
-    with _backends_to_stderr():
-        backends = _backends(specs)
+    lines = begin() if worker or ask else None
     caches = ("warm", "cold") if cache == "both" else (cache,)
     cases = selection(**choice).cases(loaded)  # type: ignore[arg-type]
+    if ask and lines:
+        answer(lines, lambda: _backends(only), lambda of: tasks(cases, of, options.threads, caches, accuracy))
+        return
     with _backends_to_stderr():
+        backends = _backends(only or specs, options.timeout_s if isolate and not worker else None)
         found = tasks(cases, backends, options.threads, caches, accuracy)
     if lines is not None:
         serve(found, options, lines, _warn)
@@ -124,21 +131,33 @@ def command(
         _show_tasks(found, options.max_memory, output_format)
         return
     path = output or Path("runs") / f"{'+'.join(s.name for s in loaded)[:60]}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    _measure(
-        found, options, loaded, path, started, resume=resume, force=force, quiet=quiet, output_format=output_format
-    )
+    _measure(found, backends, options, loaded, path, started, resume=resume, force=force, quiet=quiet,
+             ceilings=not no_ceilings, output_format=output_format)  # fmt: skip
 
 
-def _backends(texts: tuple[str, ...]) -> list[BackendSpec]:
+def _backends(texts: tuple[str, ...], isolated_s: float | None = None) -> list[BackendSpec]:
+    """Those of the `-b` arguments, else the usable ones.
+
+    Under `--isolate` each is asked in a process of its own before, for `isolated_s` seconds at most.
+    """
     from convbench.backends import AUTO, BackendSpec, available, load, parse_backend
+    from convbench.children import silent
     from convbench.tasks import probe
 
+    entries = {} if texts else {f"{name}:{AUTO}": entry for name, entry in available().items()}
+    lost = {}
+    if isolated_s is not None:
+        asked = ((text, silent(text, sys.argv[1:], isolated_s)) for text in dict.fromkeys([*texts, *entries]))
+        lost = {text: spec for text, spec in asked if spec}
     if texts:
-        return [parse_backend(text) for text in texts]
-    usable = [b for entry in available().values() if (b := load(entry, _warn)) and probe(b) is None]
+        return [lost.get(text) or parse_backend(text) for text in texts]
+    for spec in lost.values():
+        _warn(f"backend {spec.backend.name!r} is left out: {spec.backend.probe()}")
+    loaded = {text: load(entry, _warn) for text, entry in entries.items() if text not in lost}
+    usable = [BackendSpec(b, AUTO, text) for text, b in loaded.items() if b and probe(b) is None]
     if not usable:
         raise InputError("no usable backend; `convbench list backends` says why")
-    return [BackendSpec(backend, AUTO) for backend in usable]
+    return usable
 
 
 def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
@@ -148,9 +167,9 @@ def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
 
     rows = [
         {"case": t.case.label(), "algorithm": f"{t.key.backend}:{t.key.algorithm}",
-         "resolves_to": t.candidate.resolves_to, "cache": t.key.cache,
-         "nominal_flops": nominal_flops(t.case.problem), "memory_bytes": t.memory_bytes,
-         "reason": t.unavailable or t.candidate.reason
+         "resolves_to": t.candidate.resolves_to and (t.candidate.resolved or t.candidate.resolves_to),
+         "cache": t.key.cache, "nominal_flops": nominal_flops(t.case.problem),
+         "memory_bytes": t.memory_bytes, "reason": t.unavailable or t.candidate.reason
          or ("needs more than --max-memory" if t.memory_bytes > max_memory else None)}
         for t in found
     ]  # fmt: skip
@@ -167,8 +186,8 @@ def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
 
 
 def _measure(
-    found: list[Task], options: RunOptions, suites: list[Suite], path: Path, started: float, *, resume: bool,
-    force: bool, quiet: bool, output_format: str,
+    found: list[Task], specs: list[BackendSpec], options: RunOptions, suites: list[Suite], path: Path, started: float,
+    *, resume: bool, force: bool, quiet: bool, ceilings: bool, output_format: str,
 ) -> None:  # fmt: skip
     from convbench import session
     from convbench.journal import Journal
@@ -178,6 +197,9 @@ def _measure(
     header = session.header(found, options, suites, sys.argv[1:])
     for warning in session.warnings(header):
         _warn(warning)
+    if ceilings:
+        # What is resumed keeps its header, and needs none measured.
+        started += _add_ceilings(header, found, options, measured=not resume)
     journal, todo = (
         session.resume(path, header, found) if resume else (Journal.create(path, header, force=force), found)
     )
@@ -189,7 +211,7 @@ def _measure(
         lock = session.measuring_lock(_say) if measuring else nullcontext()
         with lock, _progress(todo, quiet) as show, _backends_to_stderr():
             started += time.perf_counter() - waiting  # another run's time is not ours
-            for event in _events(found, todo, options, spent):
+            for event in _events(todo, options, spent, specs):
                 if isinstance(event, Progress):
                     show(event)
                 else:
@@ -215,20 +237,49 @@ def _measure(
 
 
 def _events(
-    found: list[Task], todo: list[Task], options: RunOptions, spent: Spent
+    todo: list[Task], options: RunOptions, spent: Spent, specs: list[BackendSpec]
 ) -> Iterator[dict[str, Any] | Progress]:
     from convbench.runner import run
     from convbench.tuning import tuned
     from convbench.workers import run_in_workers, run_isolated
 
-    places = {task.key: place for place, task in enumerate(found)}
     if options.tune and not options.isolate:  # whose workers do it, each for its backend
         todo = yield from tuned(todo, options, spent, _warn)
     if options.processes == 1 and not options.isolate:
         yield from run(todo, options, spent)
         return
-    run_apart = run_isolated if options.isolate else run_in_workers
-    yield from run_apart(todo, [places[task.key] for task in todo], options, sys.argv[1:], spent)
+    if not options.isolate:
+        yield from run_in_workers(todo, options, sys.argv[1:], spent)
+        return
+    texts: dict[str, list[str]] = {}
+    for spec in specs:
+        texts.setdefault(spec.backend.name, []).append(spec.text)
+    yield from run_isolated(todo, options, sys.argv[1:], spent, texts)
+
+
+def _add_ceilings(header: dict[str, Any], found: list[Task], options: RunOptions, *, measured: bool) -> float:
+    """Puts each device's ceilings into the header, `measured` where none are remembered; seconds that this took."""
+    from convbench import calibrate, session
+    from convbench.tasks import refusal
+
+    began = time.perf_counter()
+    measured = measured and any(refusal(task, options.max_memory) is None for task in found)
+    for device in session.devices(found):
+        if not calibrate.measurable(device):
+            continue
+        known = calibrate.recall(device, options.threads, _warn)
+        if known is None and measured:
+            with session.measuring_lock(_say):
+                _say(f"measuring the ceilings of {device.name}, once for this machine and --threads {options.threads}")
+                try:
+                    known = calibrate.measure_and_remember(device, options.threads, _warn)
+                except InputError as error:
+                    _warn(str(error))
+        if known is not None:
+            header["devices"][device.name]["ceilings"] = known.to_dict()
+            if known.contended:
+                _warn(f"ceilings of {device.name} are contended: {known.contended}; they are not remembered")
+    return time.perf_counter() - began
 
 
 def _report(result: Run, output_format: str) -> None:

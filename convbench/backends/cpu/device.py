@@ -12,10 +12,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from convbench.backends import Sample
-from convbench.machine import Machine, cpu_count, cpu_machine
+from convbench.machine import Machine, available_memory_bytes, cpu_count, cpu_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from convbench.backends import Probe
 
 try:
     import resource
@@ -261,6 +264,14 @@ class CpuDevice:
     def cache_bytes(self) -> int:
         """The last-level cache, or 64 MiB where none is known."""
         return max(self.machine().cache_bytes.values(), default=UNKNOWN_CACHE_BYTES)
+
+    def probes(self, threads: int) -> AbstractContextManager[list[Probe]]:
+        """Micro-kernels on `threads` threads, with working sets from a thread's L2 to four times all its caches."""
+        from convbench.backends.cpu.probes import cpu_probes
+
+        caches = max(self.cache_bytes(), threads * self.machine().cache_bytes.get("l2", 0))
+        free = available_memory_bytes()
+        return cpu_probes(threads, min(4 * caches, free // 4 if free else 4 * caches))
 
     def sweep_cache(self, threads: int) -> None:
         """Reads and writes twice the last-level cache, a part on each of `threads` threads: theirs are swept too."""

@@ -1,0 +1,87 @@
+"""`convbench machine`: which machine this is, and what it can do at most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from convbench.cli.options import format_option, print_tables
+from convbench.errors import InputError
+
+if TYPE_CHECKING:
+    from convbench.backends import Device
+    from convbench.render import Table
+
+
+@click.command(name="machine")
+@click.option("--measure", is_flag=True, help="Measure the ceilings now, some seconds for each device.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
+@format_option
+def command(measure: bool, threads: int | None, output_format: str) -> None:
+    """Say which machine this is, and what it can do at most: peaks, bandwidths, launch latency.
+
+    Ceilings are remembered by machine, threads and BLAS; without --measure those that are remembered are shown. `run`
+    measures them by itself where there are none.
+
+    \b
+    Example:
+      convbench machine
+      convbench machine --measure --threads 1
+    """
+    from convbench import calibrate, session
+    from convbench.machine import cpu_count
+
+    cpus = cpu_count()
+    if threads is not None and threads > cpus:
+        raise InputError(f"--threads must be at most {cpus}, the CPUs of this process; got {threads}")
+    threads = threads or cpus
+    identities: list[Table] = []
+    measured: list[Table] = []
+    for device in _devices():
+        identities.append(_identity(device))
+        found = None
+        if calibrate.measurable(device):
+            if measure:
+                with session.measuring_lock(_say):
+                    found = calibrate.measure_and_remember(device, threads, _warn)
+            else:
+                found = calibrate.recall(device, threads, _warn)
+        if found is not None:
+            from convbench.datasheet import matching_datasheet
+            from convbench.render.machine import ceilings_table
+
+            measured.append(ceilings_table(device.name, found, matching_datasheet(device.machine())))
+        elif calibrate.measurable(device):
+            _say(f"no ceilings of {device.name} are remembered for --threads {threads}: --measure measures them")
+    # CSV holds one table: the ceilings, where there are any.
+    tables = [*measured, *identities] if output_format == "csv" else [*identities, *measured]
+    print_tables(tables, output_format)
+
+
+def _identity(device: Device) -> Table:
+    from convbench.render.machine import identity_table
+
+    return identity_table(device.name, device.machine())
+
+
+def _devices() -> list[Device]:
+    """The devices of the usable backends, each once."""
+    from convbench.backends import available, load
+    from convbench.tasks import ask, probe
+
+    found: dict[str, Device] = {}
+    for entry in available().values():
+        backend = load(entry, _warn)
+        if backend is not None and probe(backend) is None:
+            device: Device = ask(backend, "device")
+            found.setdefault(device.name, device)
+    return [*found.values()]
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _warn(text: str) -> None:
+    _say(f"warning: {text}")

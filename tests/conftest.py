@@ -1,0 +1,30 @@
+"""What all tests share: the ceilings of this machine are remembered already, so that no run spends seconds on them."""
+
+import pytest
+
+from convbench import calibrate
+from convbench.backends.cpu.device import CpuDevice
+from convbench.ceilings import Ceiling, Ceilings
+from convbench.machine import cpu_count
+
+
+@pytest.fixture(scope="session")
+def remembered_ceilings(tmp_path_factory):
+    """The text of a cache file that knows made-up ceilings of this machine on any number of threads."""
+    folder = tmp_path_factory.mktemp("cache")
+    device, gflops = CpuDevice(), Ceiling(value=1e11, kind="measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVBENCH_CACHE", str(folder))
+        for threads in range(1, cpu_count() + 1):
+            made_up = Ceilings(compute={"fp32": gflops, "fp64": gflops}, bandwidth={"dram": gflops}, threads=threads)
+            calibrate.remember(device, threads, made_up, print)
+    return (folder / "ceilings.json").read_text()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch, remembered_ceilings):
+    """A cache folder of its own for each test."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "ceilings.json").write_text(remembered_ceilings)
+    monkeypatch.setenv("CONVBENCH_CACHE", str(folder))
+    return folder
