@@ -5,42 +5,24 @@ written can be read, and what was read can be shown.
 """
 
 import json
-from collections.abc import Callable
 from functools import partial
 from sys import intern
-from typing import Annotated, Any, Required, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Required, TypedDict
 
 import msgspec
 from msgspec import Meta, Raw, Struct, defstruct
 from msgspec.structs import asdict
 
-from convbench.accuracy import DEFAULT_ACCURACY
-from convbench.backends import AUTO
 from convbench.errors import InputError, printable, shown
 from convbench.problem import MAX_EXTENT, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import Row, RowKey, Run, Status
+from convbench.schema import SCHEMA_VERSION, UPGRADES, schema_of
 from convbench.timing import Columns, Round
 from convbench.work import Phase, Work
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def upgrade_1_to_2(entry: dict[str, Any]) -> dict[str, Any]:
-    """A version 1 run was measured by one process."""
-    return entry | {"process": 0} if entry["type"] == "round" else entry
-
-
-def upgrade_2_to_3(entry: dict[str, Any]) -> dict[str, Any]:
-    """`auto` was free to take algorithms of what is the default accuracy now."""
-    if entry["type"] != "case":
-        return entry
-    accuracy = DEFAULT_ACCURACY if entry["key"]["algorithm"] == AUTO else None
-    return entry | {"key": entry["key"] | {"accuracy": accuracy}}
-
-
-# Schema history.  1: first public version.  2: `round` lines gained `process`.  3: keys gained `accuracy`; `phases`
-# lines.
-SCHEMA_VERSION = 3
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: upgrade_1_to_2, 2: upgrade_2_to_3}
-"""One step of the ladder per old version: applied to every line, tested on a committed file of that version."""
 
 MOST = 1e100
 """No number in a line is larger, so that no rate or sum of them overflows."""
@@ -130,6 +112,7 @@ class _CaseLine(Struct, tag_field="type", tag="case"):
     resolved: str | None
     plan_s: Number | None
     first_call_s: Number | None
+    floor_s: Seconds | None
     workspace_bytes: Count | None
     work: list[_Phase] | None
     verification: _Verification | None
@@ -219,7 +202,7 @@ class Folder:
         return Run(self.header, rows, tuple(self._canaries), note, end, max(self._rows, default=-1) + 1)
 
     def _add_header(self, entry: Any) -> None:
-        version = _schema(entry)
+        version = schema_of(entry)
         _check(entry, _HEADER)
         for position, suite in enumerate(entry["suites"]):
             _check(suite, _SUITE, f"suites[{position}]")
@@ -257,6 +240,7 @@ class Folder:
             if largest > MOST:
                 raise _refusal(f"work[{position}]", f"a count is above {MOST:g}")
             phase.name = intern(printable(phase.name))
+        _check_seconds("floor_s", entry.floor_s or 0.0)
         if (entry.workspace_bytes or 0) > MOST:
             raise _refusal("workspace_bytes", f"it is above {MOST:g}")
         if verification := entry.verification:
@@ -271,6 +255,7 @@ class Folder:
             "resolved": entry.resolved and intern(printable(entry.resolved)),
             "plan_s": entry.plan_s,
             "first_call_s": entry.first_call_s,
+            "floor_s": entry.floor_s,
             "workspace_bytes": entry.workspace_bytes,
             "work": None if entry.work is None else Work(_PHASES(entry.work)),
             "verification": verification,
@@ -378,22 +363,3 @@ def _check_seconds(name: str, *values: float) -> None:
         for value in values:
             if 0 < value < LEAST_SECONDS:
                 raise _refusal(name, f"{value} is less than {LEAST_SECONDS:g}, and not 0")
-
-
-def _schema(entry: Any) -> int:
-    """The schema version in a file's first line, once it is known to be readable."""
-    if type(entry) is not dict or type(entry.get("type")) is not str:
-        raise InputError("damaged line (it has no type)")
-    if entry["type"] != "header":
-        raise InputError(f"expected the header, got a line of type {shown(entry['type'])}")
-    found = entry.get("schema_version")
-    if found is None:
-        raise InputError("the header has no schema_version: this is not a convbench result file")
-    if type(found) is not int or found > SCHEMA_VERSION:
-        raise InputError(
-            f"written by a newer convbench (schema version {shown(found)}, this one reads up to {SCHEMA_VERSION}): "
-            "upgrade"
-        )
-    if found < SCHEMA_VERSION and found not in UPGRADES:
-        raise InputError(f"schema version {shown(found)} is too old for this convbench: measure again")
-    return found

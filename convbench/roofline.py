@@ -83,6 +83,7 @@ class Placement:
         level: where most of `memory_s` is spent; None where nothing moves.
         levels: the level of each phase.
         ahead: the largest time over the second largest; None where the second is 0.
+        confidence: probability that the largest time is larger than the second, from the ceilings' deviations.
         ambiguous: the two largest cannot be told apart.
         sigma: relative standard deviation of `floor_s`, from those of the ceilings.
     """
@@ -94,6 +95,7 @@ class Placement:
     level: str | None
     levels: tuple[str, ...]
     ahead: float | None
+    confidence: float
     ambiguous: bool
     sigma: float
 
@@ -189,6 +191,8 @@ def place(
     )
     first, second, _ = sorted(parts, key=lambda part: part[0], reverse=True)  # stable: compute first where equal
     floor_s = max(compute_s, memory_s) + latency_s
+    confidence = _confidence(first[:2], second[:2])
+    near = second[0] > 0 and first[0] / second[0] <= thresholds.ambiguity_ratio
     floor_error_s = math.hypot(max(parts[:2], key=lambda part: part[0])[1], launch_error_s)
     return Placement(
         compute_s=compute_s,
@@ -198,7 +202,8 @@ def place(
         level=max(spent, key=lambda level: spent[level]) if spent else None,
         levels=levels,
         ahead=first[0] / second[0] if second[0] else None,
-        ambiguous=_ambiguous(first[:2], second[:2], thresholds),
+        confidence=confidence,
+        ambiguous=near or confidence < thresholds.confidence,
         sigma=floor_error_s / floor_s if floor_s else 0.0,
     )
 
@@ -227,7 +232,7 @@ def place_nominal(cases: Cases, ceilings: Ceilings, *, thresholds: Thresholds = 
     first_s, second_s = np.maximum(high, latency_s), np.maximum(low, np.minimum(high, latency_s))
     ahead = np.divide(first_s, second_s, out=np.full(first_s.shape, np.inf), where=second_s > 0)
 
-    # `_ambiguous` solved for the ratio of the two times, once for each two ceilings.
+    # What `place` calls ambiguous, solved for the ratio of the two times, once for each two ceilings.
     sigmas = [peak.sigma, memory.sigma, ceilings.launch.sigma if ceilings.launch else 0.0]
     normal = statistics.NormalDist().inv_cdf(thresholds.confidence)
     limits = np.maximum(thresholds.ambiguity_ratio, np.exp(normal * np.hypot.outer(sigmas, sigmas)))
@@ -297,12 +302,9 @@ def _level(phase: Phase, ceilings: Ceilings, warm: bool, thresholds: Thresholds)
     return "dram"
 
 
-def _ambiguous(first: tuple[float, float], second: tuple[float, float], thresholds: Thresholds) -> bool:
-    """Whether two (time, standard deviation) pairs, the larger first, cannot be told apart."""
+def _confidence(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Φ(ln(t₁/t₂)/σ) of two (time, standard deviation) pairs, the larger first; 1 where nothing is uncertain."""
     if second[0] <= 0:
-        return False
-    ratio = first[0] / second[0]
-    if ratio <= thresholds.ambiguity_ratio:
-        return True
+        return 1.0
     sigma = math.hypot(first[1] / first[0], second[1] / second[0])  # relative, so of the logarithm
-    return sigma > 0 and 0.5 * (1 + math.erf(math.log(ratio) / sigma / math.sqrt(2))) < thresholds.confidence
+    return 0.5 * (1 + math.erf(math.log(first[0] / second[0]) / sigma / math.sqrt(2))) if sigma else 1.0

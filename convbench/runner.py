@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from convbench.accuracy import DEFAULT_ACCURACY
 from convbench.backends import AUTO, Plan, PlanOptions
 from convbench.errors import UnsupportedError
+from convbench.floor import Floors
 from convbench.journal import canary_line, case_line, failure_line, phases_line, round_line
 from convbench.problem import Case, Dtype, Epilogue, Problem
 from convbench.recheck import Kept, linear_plan, looser, poisoned
@@ -111,9 +112,10 @@ def run(
     import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
     from threadpoolctl import threadpool_limits
 
+    floors = Floors(options.plan, options.seed)
     with threadpool_limits(options.threads):
         for group in groups_by_memory(runnable, options.max_memory):
-            yield from _run_group(group, options, spent, announce)
+            yield from _run_group(group, options, spent, floors, announce)
 
 
 @dataclass(slots=True)
@@ -139,8 +141,9 @@ class Prepared:
 
 
 def _run_group(
-    group: Sequence[Task], options: RunOptions, spent: Spent, announce: Callable[[int], object] | None
-) -> Iterator[dict[str, Any] | Progress]:
+    group: Sequence[Task], options: RunOptions, spent: Spent, floors: Floors,
+    announce: Callable[[int], object] | None,
+) -> Iterator[dict[str, Any] | Progress]:  # fmt: skip
     from convbench.operands import Operands
 
     timers: dict[int, RowTimer] = {}
@@ -162,9 +165,9 @@ def _run_group(
         if isinstance(made, Prepared):
             try:
                 timers[task.index] = _timer(task, made.plan, options, spent)
-                plans[task.index] = made
-            except (Exception, SystemExit) as error:  # noqa: BLE001  its further sets may break, too
-                made = replace(made.row, status=_status_of(error), reason=describe(error))
+                plans[task.index] = made = replace(made, row=_with_floor(made, task, floors, spent))
+            except BaseException as error:  # noqa: BLE001  its further sets may break, too
+                made = _broken(made.row, error)
         yield case_line(task.index, made.row if isinstance(made, Prepared) else made)
     if not timers:
         return
@@ -175,7 +178,7 @@ def _run_group(
     if announce:
         rounds = {row: cast("RowTimer", _Announced(row, timer, announce)) for row, timer in timers.items()}
     try:
-        for event in interleave(rounds, device.canaries(), device.clock(options.threads), order):
+        for event in interleave(rounds, ask(device, "canaries"), ask(device, "clock", options.threads), order):
             if isinstance(event, Canaries):
                 spent.canaries += event.spent_s
                 yield canary_line(event.index, event.seconds)
@@ -191,6 +194,16 @@ def _run_group(
     finally:
         spent.warmup += sum(timer.warmup_s for timer in timers.values())
         spent.samples += sum(timer.spent_s for timer in timers.values())
+
+
+def _with_floor(made: Prepared, task: Task, floors: Floors, spent: Spent) -> Row:
+    """The row with the floor of its algorithm: of AUTO, of the one that it takes."""
+    started = time.perf_counter()
+    auto = task.algorithm == AUTO
+    algorithm = task.candidate.resolves_to or made.plan.algorithm if auto else task.algorithm
+    floor_s = floors.of(task.backend, algorithm, task.case)
+    spent.warmup += time.perf_counter() - started
+    return replace(made.row, floor_s=floor_s)
 
 
 def _timer(task: Task, plan: Plan, options: RunOptions, spent: Spent) -> RowTimer:
@@ -228,7 +241,9 @@ def _phases_lines(
             return Status.FAILED, f"run_phases gave {counts.pop()} times, work has {len(plan.work.phases)} phases"
         if not all(math.isfinite(seconds) and seconds >= 0 for run in runs for seconds in run):
             return Status.FAILED, f"run_phases gave {runs[0]} seconds"
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  a backend may raise anything
         return _status_of(error), describe(error)
     finally:
         spent.samples += time.perf_counter() - started
@@ -248,6 +263,13 @@ def _measured_lines(
             yield failure_line(event.row, *broken)
     finished = event.round is None or event.stop is not None
     yield Progress(event.row, "time", 1.0 if finished else min(1.0, share))
+
+
+def _broken(row: Row, error: BaseException) -> Row:
+    """The row of which a backend raised `error`; KeyboardInterrupt passes through."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return replace(row, status=_status_of(error), reason=describe(error))
 
 
 def _status_of(error: BaseException) -> Status:
@@ -271,8 +293,8 @@ def prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) -
         spent.verification += time.perf_counter() - planned
     except UnsupportedError as error:
         return replace(row, status=Status.UNSUPPORTED, reason=str(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
-        return replace(row, status=_status_of(error), reason=describe(error))
+    except BaseException as error:  # noqa: BLE001  a backend may raise anything; the other rows go on
+        return _broken(row, error)
     row = replace(row, first_call_s=first_call_s, verification=verification.to_dict())
     if not verification.passed:
         return replace(row, status=Status.WRONG, reason=verification.reason)

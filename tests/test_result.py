@@ -33,8 +33,8 @@ from convbench.timing import Round
 from convbench.verify import Verification
 from convbench.work import Phase, Work
 
-GOLDEN = Path(__file__).parent / "data" / "run-v3.jsonl"
-"""A run of schema version 3, written once by hand; never regenerated. Those of older versions lie beside it."""
+GOLDEN = Path(__file__).parent / "data" / "run-v4.jsonl"
+"""A run of schema version 4, written once by hand; never regenerated. Those of older versions lie beside it."""
 CONTENT = GOLDEN.read_bytes()
 LINES = CONTENT.splitlines(keepends=True)
 HEADER = json.loads(LINES[0])
@@ -57,8 +57,8 @@ VERIFICATION = {
     "contracted_axis": "k", "contracted_length": 1,
 }  # fmt: skip
 ROW = Row(
-    key=KEY, status=Status.PARTIAL, resolved="fft", plan_s=0.5, first_call_s=0.25, workspace_bytes=64, work=WORK,
-    verification=VERIFICATION,
+    key=KEY, status=Status.PARTIAL, resolved="fft", plan_s=0.5, first_call_s=0.25, floor_s=2.5e-5, workspace_bytes=64,
+    work=WORK, verification=VERIFICATION,
 )  # fmt: skip
 FLAGGED = Round(3, (Sample(0.25, 0.125), Sample(0.5, None, ("switched", "pressure")), Sample(1.0, 2.0)), process=4)
 
@@ -549,10 +549,46 @@ def test_a_file_without_a_header_holds_no_run(content):
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"hello", b"hello\n", b"\n", b"{]\n", b"\x00" * 100, "é\n".encode("utf-16")]
+    "content", [b"\xff", b"hello", b"hello\n", b"\n", b"{]\n", b"\x00" * 100, "é\n".encode("utf-16-le")]
 )
 def test_another_kind_of_file_is_said_to_be_one(content):
     raises_about(content, "run.jsonl:1: not JSON: not a convbench result file")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_named(encoding):
+    text = "run.jsonl:1: it begins with a byte order mark (save it as UTF-8 without one): not a convbench result file"
+    raises_about(CONTENT.decode().encode(encoding), text)
+
+
+def test_what_is_nested_too_deeply_is_named():
+    nested = LINES[0].rstrip()[:-1] + b',"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    raises_about(nested + CONTENT, "run.jsonl:1: nested too deeply: not a convbench result file")
+
+
+def test_a_header_has_a_longest_length_to_read_and_to_write(tmp_path):
+    path = tmp_path / "run.jsonl"
+    for length, text in ((1 << 19, None), (1 << 20, "longer than 1.00 MiB: not a convbench result file")):
+        more = {**HEADER, "command": ["x" * length]}
+        header = {"type": "header", "schema_version": SCHEMA_VERSION, **more}
+        content = json.dumps(header, separators=(",", ":")).encode() + b"\n"
+        if text is None:
+            assert fold(content, "run.jsonl").header["command"] == more["command"]
+            Journal.create(path, more, force=True).close()
+            continue
+        raises_about(content, f"run.jsonl:1: {text}")
+        with pytest.raises(InputError, match="a line that could not be read again is not written: it is too long"):
+            Journal.create(path, more, force=True)
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"run\.jsonl:1: longer than 1\.00 MiB"):
+            Journal.reopen(path, more)
+
+
+def test_a_line_that_is_too_long_is_damage(monkeypatch):
+    monkeypatch.setattr("convbench.journal.LONGEST_LINE", max(map(len, LINES[1:])))
+    assert fold(CONTENT, "run.jsonl").rows
+    content = CONTENT + b'{"type":"canary","round":9,"seconds":{},"more":"' + b"x" * 4000 + b'"}\n'
+    raises_about(content, f"run.jsonl:{len(LINES) + 1}: longer than ")
 
 
 def test_an_unfinished_line_is_forgiven_only_at_the_end():
@@ -704,10 +740,10 @@ def test_blank_and_foreign_lines_are_damage():
     raises_about(CONTENT + b"\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
     raises_about(b"\n" + CONTENT, "run.jsonl:1: not JSON")
     raises_about(CONTENT + b"\xff\xff\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
-    raises_about(CONTENT + b'{"a":' + b"[" * 100_000 + b"\n", f"run.jsonl:{len(LINES) + 1}: not JSON")
+    raises_about(CONTENT + b'{"a":' + b"[" * 100_000 + b"\n", f"run.jsonl:{len(LINES) + 1}: nested too deeply")
     for foreign in (b'"\xff"', b"NaN", b"\x00", b"[" * 100_000):  # in what is left out
         content = CONTENT.replace(b'"type":"round",', b'"type":"round","more":' + foreign + b",", 1)
-        raises_about(content, f"run.jsonl:{ROUND + 1}: not JSON")
+        raises_about(content, f"run.jsonl:{ROUND + 1}: {'nested' if foreign[0] == ord('[') else 'not JSON'}")
 
 
 def test_a_negative_result_is_a_negative_number_in_its_message():
@@ -767,10 +803,15 @@ def test_a_run_of_a_header_alone_has_no_rows():
     assert (run.rows, run.canaries, run.next_row, run.end) == ((), (), 0, len(LINES[0]))
 
 
+def as_version_3(row):
+    """Knew no floors."""
+    return replace(row, floor_s=None)
+
+
 def as_version_2(row):
     """Knew neither phases nor an accuracy other than the default."""
     accuracy = None if row.key.accuracy is None else 1e-5
-    return replace(row, key=replace(row.key, accuracy=accuracy), phases=())
+    return replace(as_version_3(row), key=replace(row.key, accuracy=accuracy), phases=())
 
 
 def as_version_1(row):
@@ -778,13 +819,13 @@ def as_version_1(row):
     return replace(as_version_2(row), rounds=tuple(replace(r, process=0) for r in row.rounds))
 
 
-@pytest.mark.parametrize(("version", "without"), [(1, as_version_1), (2, as_version_2)])
+@pytest.mark.parametrize(("version", "without"), [(1, as_version_1), (2, as_version_2), (3, as_version_3)])
 def test_an_older_file_reads_as_this_version_does(version, without):
     old, new = read_run(GOLDEN.parent / f"run-v{version}.jsonl"), read_run(GOLDEN)
     assert [without(row) for row in new.rows] == [*old.rows]
     assert [*new.rows] != [*old.rows]
     assert (old.canaries, old.next_row) == (new.canaries, new.next_row)
-    options = {name: value for name, value in new.header["options"].items() if name != "accuracy"}
+    options = {name: value for name, value in new.header["options"].items() if name != "accuracy" or version > 2}
     assert old.header == new.header | {"schema_version": version, "options": options}
 
 
@@ -794,6 +835,7 @@ def test_the_golden_run_has_what_the_newest_version_added():
     assert {row.key.accuracy for row in rows if row.key.algorithm == "auto"} == {1e-6}
     assert {row.key.accuracy for row in rows if row.key.algorithm != "auto"} == {None}
     assert [row.phases_s for row in rows if row.phases] == [(0.0005, 0.0011)]
+    assert [row.floor_s for row in rows] == [2.5e-5] + [None] * 8
 
 
 def test_each_old_version_has_its_step_and_its_golden_file():

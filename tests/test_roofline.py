@@ -108,6 +108,18 @@ def test_ambiguity(ratio, sigma, ambiguous):
     assert place(one_phase(int(ratio * 10**9), 10**9), machine, "fp32", warm=False).ambiguous is ambiguous
 
 
+def test_confidence_is_the_probability_that_the_larger_time_is_larger():
+    def confidence(ratio, sigma):
+        machine = ceilings(fp32=1e12, dram=1e12, launch_s=0, sigma=sigma)
+        return place(one_phase(int(ratio * 10**9), 10**9), machine, "fp32", warm=False).confidence
+
+    assert confidence(1.5, 0.2) == pytest.approx(0.924, abs=5e-4)
+    assert confidence(1.5, 0.1) == pytest.approx(0.998, abs=5e-4)
+    assert confidence(1.0, 0.1) == 0.5
+    assert confidence(1.0, 0.0) == confidence(2.0, 0.0) == 1.0  # ceilings without a deviation leave no doubt
+    assert place(one_phase(1, 0), ceilings(launch_s=0, sigma=0.3), "fp32", warm=False).confidence == 1.0
+
+
 def test_level_depends_on_footprint_warmth_and_kind():
     gpu = ceilings(l2=(10e12, 50 * MIB))
     cpu = ceilings(l2=(1e12, 2 * MIB), l3=(0.5e12, 32 * MIB), is_gpu=False)
@@ -253,9 +265,39 @@ def test_the_unit_of_time_does_not_matter(work, machine, power, warm):
     )
     here, there = (place(work, m, "fp32", warm=warm) for m in (machine, other))
     assert there.floor_s == pytest.approx(here.floor_s * k, rel=1e-12)
-    for name in ("bound", "level", "levels", "ahead", "ambiguous"):
+    for name in ("bound", "level", "levels", "ahead", "confidence", "ambiguous"):
         assert getattr(there, name) == getattr(here, name)
     assert judge(there, k).flag == judge(here, 1.0).flag
+
+
+@given(works, machines, st.booleans(), st.floats(1e-6, 1e3))
+def test_half_the_ceilings_and_twice_the_launch_latency_take_twice_the_time(work, machine, warm, time_s):
+    def half(table):
+        return {key: replace(c, value=c.value / 2) for key, c in table.items()}
+
+    launch = replace(machine.launch, value=2 * machine.launch.value)
+    slower = replace(machine, compute=half(machine.compute), bandwidth=half(machine.bandwidth), launch=launch)
+    here, there = (place(work, m, "fp32", warm=warm) for m in (machine, slower))
+    assert there.floor_s == pytest.approx(2 * here.floor_s)
+    assert judge(there, 2 * time_s).attained == pytest.approx(judge(here, time_s).attained)
+
+
+@given(works, machines, st.integers(2, 1000), st.booleans(), st.floats(1e-6, 1e3))
+def test_work_and_ceilings_scaled_together_change_nothing(work, machine, k, warm, time_s):
+    def scaled(table):
+        return {key: replace(c, value=c.value * k) for key, c in table.items()}
+
+    more = Work(tuple(
+        replace(p, flops=k * p.flops, bytes_read=k * p.bytes_read, bytes_written=k * p.bytes_written)
+        for p in work.phases
+    ))  # fmt: skip
+    faster = replace(machine, compute=scaled(machine.compute), bandwidth=scaled(machine.bandwidth))
+    here, there = place(work, machine, "fp32", warm=warm), place(more, faster, "fp32", warm=warm)
+    assert (there.levels, there.latency_s) == (here.levels, here.latency_s)
+    assert there.floor_s == pytest.approx(here.floor_s, rel=1e-12)
+    assert judge(there, time_s).attained == pytest.approx(judge(here, time_s).attained, rel=1e-12)
+    if not here.ambiguous:
+        assert (there.bound, there.ambiguous) == (here.bound, False)
 
 
 @given(works, machines, st.booleans())

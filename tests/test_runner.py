@@ -570,7 +570,8 @@ def test_all_backends_get_the_same_numbers():
 
     class Watched(FakeBackend):
         def plan(self, case, algorithm, operands, options):
-            seen.setdefault(case.label(), []).append((operands.x.copy(), operands.w.copy()))
+            if case.suite:  # not for its floor
+                seen.setdefault(case.label(), []).append((operands.x.copy(), operands.w.copy()))
             return super().plan(case, algorithm, operands, options)
 
     found = tasks(Selection().cases([SUITE]), specs(backend=Watched()), 1)
@@ -624,7 +625,7 @@ def test_the_cpu_backend_end_to_end():
 
 
 class Counted(FakeBackend):
-    """Counts plans, and runs by plan."""
+    """Counts plans, and runs by plan, but for those of a floor."""
 
     def __init__(self, **behaviour):
         super().__init__(behaviour or {"quick": FakeAlgorithm(seconds=1e-4)})
@@ -632,6 +633,8 @@ class Counted(FakeBackend):
 
     def plan(self, case, algorithm, operands, options):
         plan = super().plan(case, algorithm, operands, options)
+        if not case.suite:
+            return plan
         number, original = len(self.operands), plan.run
         self.operands.append(operands.x)
 
@@ -775,11 +778,17 @@ def test_a_plan_that_rounds_differently_each_time_is_right():
     assert measure(backend=Cheat(jitter))["quick"].status == "ok"
 
 
+@pytest.mark.parametrize("error", [SystemExit(0), BaseException("by a backend"), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("method", ["plan", "run", "output"])
-def test_a_backend_that_exits_is_a_failed_row(method):
+def test_a_backend_that_exits_is_a_failed_row(method, error):
     def leave(*_):
-        raise SystemExit(0)
+        raise error
 
-    behaviour = {"quick": FakeAlgorithm(plan_error=SystemExit(0) if method == "plan" else None)}
+    behaviour = {"quick": FakeAlgorithm(plan_error=error if method == "plan" else None)}
     backend = FakeBackend(behaviour) if method == "plan" else Cheat(lambda plan, _: setattr(plan, method, leave))
     assert measure(backend=backend)["quick"].status == "failed"
+
+
+def test_a_run_that_raises_anything_later_is_a_failed_row():
+    row = measure(quick=FakeAlgorithm(run_error=BaseException("late"), good_runs=20))["quick"]
+    assert (row.status, row.reason.partition(" (")[0]) == ("failed", "BaseException: late")

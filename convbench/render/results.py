@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convbench.problem import ConvPass, Epilogue
-from convbench.render import Column, Table
+from convbench.render import Column, Table, bounds
 from convbench.result import COLD, WARM, Remark, Row, Run, Status
 from convbench.stats import moved, thirds
 from convbench.units import format_time, significant
@@ -17,15 +17,21 @@ from convbench.work import exact_flops, nominal_flops, nominal_macs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from convbench.placement import Placed
+    from convbench.result import RowKey
 
 LEGEND = (
     (("shown_time", "interval"), "time: median over rounds; interval: where its 95 % interval begins and ends"),
-    (("disturbed",), "disturbed: samples that a witness spoke against, left out of the median"),
+    (
+        ("disturbed",),
+        "disturbed: samples that a witness spoke against, left out of the median where a round has others",
+    ),
     (("rms_error",), "error: RMS, against float64"),
     (("effective_flop_per_s",), "eff.: 2·multiply-adds of the definition / time; may exceed the peak"),
     (("executed_flop_per_s",), "exec.: flops executed / time"),
     (("arithmetic_intensity",), "flop/B: flops executed per byte moved"),
     (("cold_ratio",), "cold/warm: time with swept caches, over that with warm ones"),
+    *bounds.LEGEND,
 )
 MOST_REASONS = 20
 MARKS = {
@@ -101,7 +107,8 @@ def row_facts(row: Row) -> dict[str, Any]:
         "arithmetic_intensity": row.work.arithmetic_intensity if row.work else None,
         "rms_error": verification.get("rms_error"), "max_error": verification.get("max_error"),
         "bound_share": verification.get("bound_share"),
-        "plan_s": row.plan_s, "first_call_s": row.first_call_s, "workspace_bytes": row.workspace_bytes,
+        "plan_s": row.plan_s, "first_call_s": row.first_call_s, "row_floor_s": row.floor_s,
+        "workspace_bytes": row.workspace_bytes,
     }  # fmt: skip
 
 
@@ -121,12 +128,13 @@ def _question(row: Row) -> tuple[Any, str]:
 
 
 def rows_table(run: Run) -> Table:
-    """Every row: time, rates, intensity, error, and how many times the fastest of its case it took."""
+    """Every row: time, bound, rates, intensity, error, and how many times the fastest of its case it took."""
     best = fastest(run.rows)
+    placed, notes = bounds.bounds_of(run)
     warm = {row.key: row.time_s for row in run.rows if row.key.cache == WARM}
     facts = []
     for row in run.rows:
-        fact = row_facts(row)
+        fact = row_facts(row) | bounds.bound_facts(placed.get(row.key)) | bounds.bound_texts(placed.get(row.key))
         quickest = best[_question(row)].time_s if _question(row) in best else None
         warm_s = warm.get(replace(row.key, cache=WARM)) if row.key.cache == COLD else None
         fact["cold_ratio"] = row.time_s / warm_s if row.time_s and warm_s else None
@@ -152,7 +160,7 @@ def rows_table(run: Run) -> Table:
     }
     cold = any(row.key.cache == COLD for row in run.rows)
     columns = [
-        Column(key="suite", header="suite", hidden="suite" not in shown, spare=8),
+        Column(key="suite", header="suite", hidden="suite" not in shown, spare=11),
         Column(key="problem", header="problem"),
         Column(key="pass", header="pass"),
         Column(key="dtype", header="dtype", hidden="dtype" not in shown),
@@ -162,18 +170,19 @@ def rows_table(run: Run) -> Table:
         Column(key="name", header="algorithm", text_only=True),
         Column(key="shown_time", header="time", right=True, text_only=True),
         Column(key="interval", header="interval", show=_interval, right=True, spare=1, text_only=True),
-        Column(key="times_fastest", header="× best", show=significant, right=True, spare=2),
+        *bounds.bound_columns(hidden=not placed),
+        Column(key="times_fastest", header="× best", show=significant, right=True, spare=4),
         Column(
             key="cold_ratio", header="cold/warm", show=lambda v: f"{v:.2f}×", right=True, hidden=not (warm and cold)
         ),
-        Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True, spare=3),
-        Column(key="executed_flop_per_s", header="exec.", show=_rate, right=True, spare=4),
-        Column(key="arithmetic_intensity", header="flop/B", show=significant, right=True, spare=6),
-        Column(key="rms_error", header="error", show=_error, right=True, spare=5),
-        Column(key="disturbed", header="disturbed", show=_samples, right=True, spare=7, text_only=True),
+        Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True, spare=6),
+        Column(key="executed_flop_per_s", header="exec.", show=_rate, right=True, spare=7),
+        Column(key="arithmetic_intensity", header="flop/B", show=significant, right=True, spare=9),
+        Column(key="rms_error", header="error", show=_error, right=True, spare=8),
+        Column(key="disturbed", header="disturbed", show=_samples, right=True, spare=10, text_only=True),
     ]
     visible = {column.key for column in columns}
-    text_only = {"name", "shown_time", "family", "interval", "disturbed"}
+    text_only = {"name", "shown_time", "family", "interval", "disturbed", "shown_bound", "shown_flag"}
     extra = [
         Column(key=key, header=key, hidden=True)
         for key in (facts[0] if facts else {})
@@ -188,7 +197,7 @@ def rows_table(run: Run) -> Table:
         best=[i for i, row in enumerate(run.rows) if best.get(_question(row)) is row],
         breaks=breaks,
         legend=LEGEND if any(row.time_s is not None for row in run.rows) else (),
-        notes=_notes(run),
+        notes=[*_notes(run), *notes],
     )
 
 
@@ -212,7 +221,7 @@ def _notes(run: Run) -> list[str]:
         if moved(seconds):
             notes.append(
                 f"the {name} canary, fixed work, went from {format_time(min(thirds(seconds)[0]))} to "
-                f"{format_time(min(thirds(seconds)[1]))}: the machine changed its speed during the run"
+                f"{format_time(min(thirds(seconds)[1]))}: its speed or its load changed during the run"
             )
     if run.note:
         notes.append(run.note)
@@ -236,7 +245,7 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
 def totals_table(run: Run) -> Table | None:
     """Per network and backend the whole network's time, each layer as often as it occurs; None where nothing is timed.
 
-    Suites that say they are no network are left out.
+    Suites that say they are no network are left out. What there is to win is the time above what the ceilings allow.
     A network is complete only if each of its layers has a time; "fastest of each" takes the best row layer by layer.
     """
     collections = {suite["name"] for suite in run.header["suites"] if suite.get("network") is False}
@@ -244,6 +253,7 @@ def totals_table(run: Run) -> Table | None:
     if not any(row.time_s is not None for row in rows):
         return None
     facts = []
+    placed, _ = bounds.bounds_of(run)
     # The backward passes take no epilogue: they belong to the network with each of those that fprop has.
     epilogues = list(dict.fromkeys(r.key.case.epilogue for r in rows if r.key.case.conv_pass is ConvPass.FPROP)) or [
         Epilogue.NONE
@@ -269,17 +279,21 @@ def totals_table(run: Run) -> Table | None:
             }
             fact["algorithm"] = name
             fact.update(_sums(cases, found))
+            fact.update(_to_win(found, placed, fact["total_s"]))
             facts.append(fact)
     choices = ("dtype", "layout", "epilogue", "cache")
     varying = [key for key in choices if len({fact[key] for fact in facts}) > 1]
     passes = [p for p in ConvPass if any(fact[f"{p}_s"] is not None or fact[f"{p}_missing"] for fact in facts)]
+    winning = any(fact["to_win_s"] is not None for fact in facts)
     columns = [Column(key="suite", header="network"),
                *(Column(key=key, header=key, hidden=key not in varying) for key in choices),
                Column(key="algorithm", header="algorithm")]  # fmt: skip
     columns += [Column(key=f"{p}_s", header=p, show=format_time, right=True, hidden=p not in passes) for p in ConvPass]
     columns += [
         Column(key="total_s", header="total", show=format_time, right=True),
-        Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True),
+        Column(key="to_win_s", header="to win", show=format_time, right=True, hidden=not winning),
+        Column(key="to_win_share", header="of total", show=bounds.percent, right=True, hidden=not winning),
+        Column(key="effective_flop_per_s", header="Gflop/s eff.", show=_rate, right=True, spare=1),
         *(Column(key=f"{p}_missing", header=f"{p} missing", hidden=True) for p in ConvPass),
     ]
     notes = []
@@ -287,8 +301,9 @@ def totals_table(run: Run) -> Table | None:
     if missing:
         notes.append("– where a layer has no time, or the pass was not run")
     return Table(
-        key="totals", title="Whole network, each layer as often as it occurs", columns=columns, rows=facts, notes=notes
-    )
+        key="totals", title="Whole network, each layer as often as it occurs", columns=columns, rows=facts, notes=notes,
+        legend=[(("to_win_s",), "to win: total, less what the machine's ceilings allow this work (`show --by bound`)")],
+    )  # fmt: skip
 
 
 def _variant(row: Row) -> tuple[str, str, str, str]:
@@ -311,6 +326,14 @@ def _sums(cases: Sequence[Any], found: dict[Any, Row]) -> dict[str, Any]:
     sums["total_s"] = total if complete else None
     sums["effective_flop_per_s"] = flops / total if complete and total else None
     return sums
+
+
+def _to_win(found: dict[Any, Row], placed: dict[RowKey, Placed], total_s: float | None) -> dict[str, float | None]:
+    """What a whole network takes above the floors of its layers; None where one of them has no floor or no time."""
+    if not total_s or not all(row.key in placed for row in found.values()):
+        return {"to_win_s": None, "to_win_share": None}
+    seconds = sum(case.repeat * placed[row.key].to_win_s for case, row in found.items())
+    return {"to_win_s": seconds, "to_win_share": seconds / total_s}
 
 
 def backends_table(run: Run) -> Table:
