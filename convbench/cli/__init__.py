@@ -20,8 +20,12 @@ from convbench.errors import ConvbenchError
 COMMANDS = {
     "run": "Verify and time a suite on every backend; the table at the end, the result file for later.",
     "show": "Show a result file again: rows, whole networks, backends.",
+    "plot": "Plot result files: a roofline and five other plots, into a picture or in the terminal.",
+    "report": "Report result files as one page: summary, interactive roofline, every row; or as Markdown, CSV, JSON.",
     "compare": "Compare result files row by row, or two algorithms within one.",
     "analyze": "Count flops and bytes of a suite, and predict its bound on a machine; nothing is run.",
+    "machine": "Say which machine this is and what it can do at most; --measure measures its ceilings.",
+    "talk": "Measure the claims of the talk that convbench began with, and say what is true of them here.",
     "doctor": "Say what on this machine will disturb a measurement, and how large a difference is noise here.",
     "list": "List suites, problems, backends, algorithms or machines.",
 }

@@ -49,11 +49,13 @@ def _choice(allowed: Sequence[str], what: str) -> Callable[[str], str]:
     return parse
 
 
-def _pass(text: str) -> ConvPass:
+def parse_pass(text: str) -> ConvPass:
+    """The pass called `text`; InputError where there is none."""
     return ConvPass(_choice([*ConvPass], "a pass")(text))
 
 
-def _precision(text: str) -> Any:
+def parse_precision(text: str) -> Any:
+    """Dtype and math mode called `text`; InputError where there are none."""
     return PRECISIONS[_choice([*PRECISIONS], "a dtype")(text)]
 
 
@@ -64,9 +66,9 @@ def _epilogue(text: str) -> Epilogue:
 def case_options(command: Command) -> Command:
     """The options that choose cases of a suite; `selection` turns them into a Selection."""
     for option in reversed([
-        click.option("--pass", "passes", type=several("pass[,pass…]", _pass), default=",".join(ConvPass),
+        click.option("--pass", "passes", type=several("pass[,pass…]", parse_pass), default=",".join(ConvPass),
                      show_default=True, help="Which passes."),
-        click.option("--dtype", "precisions", type=several("dtype[,dtype…]", _precision), default="fp32",
+        click.option("--dtype", "precisions", type=several("dtype[,dtype…]", parse_precision), default="fp32",
                      show_default=True, help=f"Of {', '.join(PRECISIONS)}."),
         click.option("--layout", "layouts", type=several("layout[,layout…]", Layout.parse), default="nchw",
                      show_default=True, help="Of nchw, nhwc, chwn; the 1-D and 3-D forms follow."),
