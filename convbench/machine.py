@@ -24,8 +24,11 @@ ISA_FLAGS = {
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a finite number; bool is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a finite number, and within what a float can hold; bool is none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def known(value: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_readmes_suite_is_one():
 
 def test_readmes_extras_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.findall(r"`\.\[(\w+)\]`", README.read_text())) == set(extras) - {"test", "lint"}
+    assert set(re.findall(r"`\.\[(\w+)\]`", README.read_text())) == set(extras) - {"test", "lint", "browser"}
 
 
 def test_the_guides_backend_works(tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from convbench.cli.options import parse_pass, parse_precision, several
+from convbench.cli.output import check_output, write_output
 from convbench.errors import InputError
 from convbench.render.plot import KINDS, SUFFIXES, THEMES
 
@@ -78,7 +78,7 @@ def command(
     if output is None:
         _print(scene, kind)
     else:
-        _write(output, picture(scene, kind, output.suffix.lower(), theme))
+        write_output(output, picture(scene, kind, output.suffix.lower(), theme))
 
 
 def _print(scene: Scene, kind: str) -> None:
@@ -95,26 +95,4 @@ def _print(scene: Scene, kind: str) -> None:
 def _check_output(path: Path, force: bool) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: what to draw follows from the suffix, one of {', '.join(SUFFIXES)}")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: it is not a regular file")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; --force overwrites it")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none: written beside its place, then moved there."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # a temporary file is its owner's alone
-        temporary.replace(path)
-    except BaseException as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
-        raise
+    check_output(path, force=force)

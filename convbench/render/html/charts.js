@@ -1,0 +1,197 @@
+// Charts: specifications for Vega-Lite, made anew when filters or colours change
+
+const MOST_BARS = 30, NEAR = 20; // rows with phases; pixels
+const passes = ["fprop", "dgrad", "wgrad"], shapes = ["circle", "square", "triangle-up"];
+// Okabe and Ito's palette, which colour-blind readers can tell apart, lighter on dark ground.
+const light = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#b8a400"];
+const dark = ["#56b4e9", "#e69f00", "#2bd9a0", "#e59ac4", "#f0784a", "#3d8fd1", "#a0a0a0", "#f0e442"];
+
+const views = {};
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+const isNarrow = () => matchMedia("(max-width: 760px)").matches;
+
+function config() {
+  const text = color("text"), muted = color("muted");
+  return {
+    background: null, font: "system-ui, sans-serif", view: { stroke: null },
+    axis: { labelColor: text, titleColor: text, gridColor: color("line"), gridOpacity: 0.6, domainColor: muted, tickColor: muted,
+      labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
+    legend: { labelColor: text, titleColor: muted, orient: "top", direction: "horizontal", labelLimit: 260, labelFontSize: 12,
+      titleFontSize: 12, titleFontWeight: 500, columns: isNarrow() ? 1 : 4, symbolStrokeWidth: 2, symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
+    range: { category: isDark() ? dark : light },
+  };
+}
+
+function tip(_handler, event, _item, value) {
+  const box = $("#tip"), row = value ? rows[value.i] : undefined;
+  box.hidden = !row;
+  if (!row) return;
+  const more = value.tip ?? [];
+  box.replaceChildren(element("b", label(row, varying)), element("div", row.name), pairs([
+    ...more, ["time", shown(row.time_s, "time") + (row.marks ?? "")], ["effective", `${shown(row.effective_flop_per_s, "rate")} Gflop/s`],
+    ["executed", `${shown(row.executed_flop_per_s, "rate")} Gflop/s`], ["flop/B", shown(intensity(row), "ratio")],
+    ...(row.attained === null ? [] : [["attained", `${shown(row.attained, "share")}, ${row.bound}${row.flag ? `, ${row.flag}` : ""}`], ["to win", shown(row.to_win_s, "time")]]),
+    ...(row.hint ? [["why", row.hint]] : []),
+  ]));
+  const { width, height } = box.getBoundingClientRect();
+  box.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - width - 8))}px`;
+  box.style.top = `${event.clientY + 16 + height > innerHeight ? event.clientY - height - 12 : event.clientY + 16}px`;
+}
+
+async function chart(name, spec) {
+  const box = $(`#${name}-chart`), absent = $(`#${name}-absent`);
+  views[name]?.finalize();
+  delete views[name];
+  box.hidden = !spec;
+  absent.hidden = Boolean(spec);
+  if (!spec) return;
+  const { view } = await vegaEmbed(box, { width: "container", autosize: { type: "fit-x", contains: "padding" }, ...spec }, {
+    ast: true, config: config(), tooltip: tip, downloadFileName: `convbench-${name}`,
+    actions: { export: true, source: false, compiled: false, editor: false },
+  });
+  views[name] = view;
+  view.addEventListener("click", (event, item) => {
+    const i = item?.datum?.i ?? nearest(view, event);
+    if (i !== undefined) pick(i, true);
+  });
+}
+
+// A finger hits beside a point: the nearest one within some pixels counts.
+function nearest(view, event) {
+  if (view !== views.roofline) return undefined;
+  const [left, top] = view.origin(), box = $("#roofline-chart .marks").getBoundingClientRect();
+  const x = event.clientX - box.left - left, y = event.clientY - box.top - top;
+  let best = { far: NEAR };
+  for (const { i, x: px, y: py } of view.data("points")) {
+    const far = Math.hypot(view.scale("x")(px) - x, view.scale("y")(py) - y);
+    if (far < best.far) best = { far, i };
+  }
+  return best.i;
+}
+
+function logDomain(values) {
+  return [10 ** (Math.log10(Math.min(...values)) - 0.15), 10 ** (Math.log10(Math.max(...values)) + 0.15)];
+}
+function colors(of) { // a series keeps its colour in every chart
+  const domain = [...new Set(of.map(series))], palette = isDark() ? dark : light;
+  return { domain, range: domain.map((name) => palette[allSeries.indexOf(name) % palette.length]) };
+}
+const spread = (values) => values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+
+function roofline() {
+  const index = Number(tools("machine").value || -1), machine = facts.machines[index];
+  const here = rows.filter((row) => row.machine === index && rate(row) && intensity(row));
+  if (!machine?.ceilings_of || !here.length) {
+    $("#roofline-absent").textContent = !machine?.ceilings_of
+      ? "No ceilings were measured on this machine, so there is no roofline. Measure them, then run again."
+      : "No row with a time, flops and bytes was measured on this machine, so there is no roofline.";
+    return null;
+  }
+  const modes = Object.entries(machine.compute).filter(([mode]) => here.some((row) => row.math_mode === mode));
+  const peaks = modes.length ? modes : Object.entries(machine.compute), levels = Object.entries(machine.bandwidth);
+  const most = Math.max(...peaks.map(([, value]) => value)), ridges = levels.flatMap(([, width]) => peaks.map(([, peak]) => peak / width));
+  const [left, right] = logDomain([...spread(here.map(intensity)), ...spread(ridges)].filter(Number.isFinite));
+  const rates = here.flatMap((row) => [rate(row), row.effective_flop_per_s ?? rate(row)]);
+  const [low, high] = logDomain([...spread(rates), most].filter(Number.isFinite));
+  const roofs = [], names = [];
+  for (const [level, width] of levels) {
+    const start = Math.max(left, low / width);
+    roofs.push({ roof: level, x: start, y: start * width }, { roof: level, x: most / width, y: most });
+  }
+  const widest = Math.max(...levels.map(([, width]) => width));
+  for (const [mode, peak] of peaks) {
+    roofs.push({ roof: mode, x: levels.length ? peak / widest : left, y: peak }, { roof: mode, x: right, y: peak });
+    names.push({ x: right, y: peak, align: "right", text: `${mode} ${scaled(peak, COUNTS)}flop/s` });
+  }
+  for (const [level, width] of levels) {
+    const start = Math.max(left, low / width) * 1.06;
+    names.push({ x: start, y: start * width, align: "left", text: `${level} ${scaled(width, COUNTS)}B/s` });
+  }
+  const points = chosen.filter((row) => row.machine === index && rate(row) && intensity(row))
+    .map((row) => ({ i: row.i, x: intensity(row), y: rate(row), series: series(row), pass: row.pass }));
+  const hollow = tools("effective").checked ? points.map((point) => ({ ...point, y: rows[point.i].effective_flop_per_s })) : [];
+  const axis = (title) => ({ title, format: "~s", labelOverlap: true });
+  const scale = (domain) => ({ type: "log", domain, nice: false });
+  const x = { field: "x", type: "quantitative", scale: scale([left, right]), axis: axis("flops executed per byte moved, flop/B") };
+  const y = { field: "y", type: "quantitative", scale: scale([low, high]), axis: axis("flop/s") };
+  const size = points.length > 1000 ? 25 : 60;
+  const mark = { type: "point", strokeWidth: 1.5, clip: true, cursor: "pointer", tooltip: { content: "data" } };
+  const encoding = {
+    x, y, color: { field: "series", type: "nominal", title: null, scale: colors(here) },
+    shape: { field: "pass", type: "nominal", title: null, scale: { domain: passes, range: shapes }, legend: { orient: "bottom" } },
+    opacity: { condition: { test: "picked < 0 || datum.i === picked", value: 0.9 }, value: 0.3 },
+    size: { condition: { test: "datum.i === picked", value: 220 }, value: size },
+  };
+  return {
+    height: isNarrow() ? 380 : 500,
+    params: [{ name: "picked", value: picked }],
+    layer: [
+      { data: { values: roofs }, mark: { type: "line", color: color("muted"), strokeWidth: 1.5, clip: true, tooltip: null },
+        encoding: { x, y, detail: { field: "roof" } } },
+      { data: { values: names.filter(({ align }) => align === "left") }, mark: { type: "text", align: "left", baseline: "top", dx: 6, dy: 3, color: color("muted"), fontSize: 11, tooltip: null },
+        encoding: { x, y, text: { field: "text" } } },
+      { data: { values: names.filter(({ align }) => align === "right") }, mark: { type: "text", align: "right", baseline: "bottom", dy: -4, color: color("muted"), fontSize: 11, tooltip: null },
+        encoding: { x, y, text: { field: "text" } } },
+      { data: { name: "points", values: points },
+        params: [{ name: "zoom", bind: "scales", select: { type: "interval", zoom: "wheel![event.shiftKey]",
+          translate: "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!" } }],
+        mark: { ...mark, filled: true },
+        encoding },
+      { data: { values: hollow }, mark: { ...mark, filled: false }, encoding },
+    ],
+  };
+}
+
+function phases() {
+  const measured = chosen.filter((row) => facts.phases[row.i] && row.time_s !== null)
+    .sort((a, b) => b.time_s - a.time_s).slice(0, MOST_BARS);
+  if (!measured.length) return null;
+  const [scale, unit] = TIMES.find(([least]) => measured[0].time_s >= least) ?? TIMES.at(-1);
+  const labels = new Map(), names = new Map(), keys = differing(measured);
+  for (const row of measured) { // an axis tells bars apart by their text
+    const text = `${label(row, keys)} ${short(row)}`, same = (names.get(text) ?? 0) + 1;
+    names.set(text, same);
+    labels.set(row, same > 1 ? `${text} (${same})` : text);
+  }
+  const bars = measured.flatMap((row) => facts.phases[row.i].map(([phase, seconds], place) => ({
+    i: row.i, row: labels.get(row), phase, place, time: seconds / scale, tip: [["phase", phase], ["takes", show.time(seconds)]],
+  })));
+  return {
+    data: { values: bars }, height: 22 * labels.size,
+    mark: { type: "bar", tooltip: { content: "data" }, cursor: "pointer" },
+    encoding: {
+      y: { field: "row", type: "nominal", sort: [...labels.values()], title: null, axis: { labelLimit: isNarrow() ? 170 : 340 } },
+      x: { field: "time", type: "quantitative", title: `time, ${unit}` },
+      color: { field: "phase", type: "nominal", title: null }, order: { field: "place" },
+    },
+  };
+}
+
+function speedups() {
+  const base = tools("baseline").value, times = new Map();
+  for (const row of chosen) if (row.time_s !== null && series(row) === base) times.set(row.case, row.time_s);
+  const ticks = chosen.filter((row) => row.time_s && times.get(row.case) && series(row) !== base)
+    .map((row) => ({ i: row.i, series: series(row), ratio: times.get(row.case) / row.time_s }));
+  if (!ticks.length) return null;
+  const means = Object.entries(Object.groupBy(ticks, (tick) => tick.series)).map(([name, of]) => {
+    const mean = Math.exp(of.reduce((sum, tick) => sum + Math.log(tick.ratio), 0) / of.length);
+    return { series: name, ratio: mean, text: `${show.times(mean)}, faster in ${of.filter((tick) => tick.ratio > 1).length} of ${of.length}` };
+  });
+  const domain = logDomain(spread([1, ...ticks.map((tick) => tick.ratio)]));
+  for (const tick of ticks) tick.tip = [["speed-up", show.times(tick.ratio)]];
+  const y = { field: "series", type: "nominal", title: null, sort: allSeries, axis: { labelLimit: isNarrow() ? 130 : 300 } };
+  const x = { field: "ratio", type: "quantitative", scale: { type: "log", domain, nice: false }, title: `times faster than ${base}`, axis: { format: "~r", labelOverlap: true } };
+  return {
+    height: 56 * means.length,
+    layer: [
+      { data: { values: [{ one: 1 }] }, mark: { type: "rule", color: color("muted"), strokeWidth: 1.5, tooltip: null }, encoding: { x: { ...x, field: "one" } } },
+      { data: { values: ticks }, mark: { type: "tick", thickness: 2, size: 22, opacity: 0.55, cursor: "pointer", tooltip: { content: "data" } },
+        encoding: { x, y, color: { field: "series", type: "nominal", legend: null, scale: colors(rows) } } },
+      { data: { values: means }, mark: { type: "point", shape: "diamond", filled: true, size: 110, opacity: 1, color: color("text"), tooltip: null }, encoding: { x, y } },
+      { data: { values: means }, mark: { type: "text", align: "left", dy: -19, fontSize: 12, color: color("text"), tooltip: null }, encoding: { x: { value: 4 }, y, text: { field: "text" } } },
+    ],
+  };
+}
+
+const draw = () => Promise.all([chart("roofline", roofline()), chart("phases", phases()), chart("speedups", speedups())]);

@@ -1,0 +1,44 @@
+"""Tables of several runs as one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from convbench.render import Column, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHOICES = ("suite", "dtype", "layout", "epilogue", "cache", "threads")
+"""Columns that a run's own table leaves out where all its rows agree; those of several runs need not."""
+
+
+def merged(tables: Mapping[str, Table]) -> Table:
+    """The tables as one, with a column `run` in front: hidden where there is only one run."""
+    first, several = next(iter(tables.values())), len(tables) > 1
+    rows: list[dict[str, Any]] = []
+    best: list[int] = []
+    breaks: list[int] = []
+    notes: dict[str, list[str]] = {}
+    for name, table in tables.items():
+        best += [len(rows) + index for index in table.best]
+        breaks += [len(rows) + index for index in ([0] if rows else []) + [*table.breaks]]
+        for note in table.notes:
+            notes.setdefault(note, []).append(name)
+        rows += [{"run": name} | dict(row) for row in table.rows]
+    columns: dict[str, Column] = {"run": Column(key="run", header="run", hidden=not several)}
+    for column in (column for table in tables.values() for column in table.columns):
+        if column.key not in columns or columns[column.key].hidden:
+            columns[column.key] = column  # in its first place; shown where one run shows it
+    for key in CHOICES:
+        if key in columns and len({row.get(key) for row in rows}) > 1:
+            columns[key] = replace(columns[key], hidden=False)
+    titles = {table.title for table in tables.values()}
+    legend = {text: keys for table in tables.values() for keys, text in table.legend}
+    return replace(
+        first, columns=[*columns.values()], rows=rows, best=best, breaks=breaks,
+        notes=[note if len(of) == len(tables) else f"{', '.join(of)}: {note}" for note, of in notes.items()],
+        title=first.title if len(titles) == 1 else ", ".join(tables),
+        legend=[(keys, text) for text, keys in legend.items()],
+    )  # fmt: skip
