@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import stdev
@@ -18,17 +19,17 @@ from convbench.cache import Remembered, cache_folder
 from convbench.ceilings import Ceiling, Ceilings, CurvePoint
 from convbench.datasheet import matching_datasheet
 from convbench.doctor import steering
-from convbench.errors import InputError
+from convbench.errors import ConvbenchError, InputError
 from convbench.plateaus import CACHES, L1_BYTES, Level, find_levels
 from convbench.session import date
 from convbench.stats import first_quartile
-from convbench.tasks import describe
+from convbench.tasks import ask, describe
 from convbench.units import format_si
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from convbench.backends import Clock, Device, Probe
+    from convbench.backends import Backend, Clock, Device, Probe
     from convbench.datasheet import Datasheet
     from convbench.doctor import Cost
     from convbench.machine import Machine
@@ -74,10 +75,17 @@ def measurable(device: Device) -> bool:
     return hasattr(device, "probes")
 
 
-def measure(device: Device, threads: int) -> Ceilings:
-    """The ceilings of a device that is `measurable`, for runs on so many CPU threads; takes some seconds."""
+def measure(device: Device, threads: int, backends: Sequence[Backend] = ()) -> Ceilings:
+    """The ceilings of a device that is `measurable`, for runs on so many CPU threads; takes some seconds.
+
+    The device's own probes are those of NumPy; `backends` on it that know a faster way to its peak show that, too.
+    """
     machine = device.machine()
-    with device.probes(threads) as found:  # type: ignore[attr-defined]
+    with device.probes(threads) as own:  # type: ignore[attr-defined]
+        found = [*own]
+        for backend in _with_peaks(backends):
+            with suppress(ConvbenchError):  # what it cannot show does not count
+                found += ask(backend, "peaks", threads)
         clock = device.clock(threads)
         timed = [(probe, count) for probe in found if (count := launches(probe, clock)) is not None]
         passes: list[Pass] = []
@@ -86,6 +94,10 @@ def measure(device: Device, threads: int) -> Ceilings:
         probes = [probe for probe, _ in timed]
     measured = checked(evaluate(probes, passes, machine, threads), machine, matching_datasheet(machine))
     return replace(measured, warnings=(*measured.warnings, *_steered()))
+
+
+def _with_peaks(backends: Sequence[Backend]) -> list[Backend]:
+    return [backend for backend in backends if hasattr(backend, "peaks")]
 
 
 def launches(probe: Probe, clock: Clock) -> int | None:
@@ -260,9 +272,11 @@ def steered_warning(variables: Mapping[str, str], cost: Cost | None) -> str:
 # Remembering
 
 
-def recall(device: Device, threads: int, warn: Callable[[str], object]) -> Ceilings | None:
-    """The ceilings that are remembered of this device, number of threads and BLAS; None where there are none."""
-    entry = _remembered(warn).entries.get(_question(device, threads))
+def recall(
+    device: Device, threads: int, warn: Callable[[str], object], backends: Sequence[Backend] = ()
+) -> Ceilings | None:
+    """The ceilings that are remembered of this device, backends, threads and BLAS; None where there are none."""
+    entry = _remembered(warn).entries.get(_question(device, threads, backends))
     if entry is None:
         return None
     try:
@@ -272,26 +286,30 @@ def recall(device: Device, threads: int, warn: Callable[[str], object]) -> Ceili
         return None
 
 
-def measure_and_remember(device: Device, threads: int, warn: Callable[[str], object]) -> Ceilings:
+def measure_and_remember(
+    device: Device, threads: int, warn: Callable[[str], object], backends: Sequence[Backend] = ()
+) -> Ceilings:
     """`measure`; the ceilings are remembered, those of a busy machine are not.
 
     Raises:
         InputError: the device fails at it.
     """
     try:
-        found = measure(device, threads)
+        found = measure(device, threads, backends)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a device from a file may raise anything
         raise InputError(f"the ceilings of {device.name} cannot be measured: {describe(error)}") from error
     if not found.contended:
-        remember(device, threads, found, warn)
+        remember(device, threads, found, warn, backends)
     return found
 
 
-def remember(device: Device, threads: int, found: Ceilings, warn: Callable[[str], object]) -> None:
+def remember(
+    device: Device, threads: int, found: Ceilings, warn: Callable[[str], object], backends: Sequence[Backend] = ()
+) -> None:
     """Keeps ceilings for `recall`."""
-    _remembered(warn).put(_question(device, threads), found.to_dict())
+    _remembered(warn).put(_question(device, threads, backends), found.to_dict())
 
 
 def _remembered(warn: Callable[[str], object]) -> Remembered:
@@ -301,9 +319,10 @@ def _remembered(warn: Callable[[str], object]) -> Remembered:
     )  # fmt: skip
 
 
-def _question(device: Device, threads: int) -> str:
+def _question(device: Device, threads: int, backends: Sequence[Backend]) -> str:
     """All that ceilings depend on."""
-    return json.dumps([device.name, device.machine().fingerprint, threads, _blas()])
+    names = sorted(backend.name for backend in _with_peaks(backends))
+    return json.dumps([device.name, device.machine().fingerprint, threads, _blas(), names])
 
 
 def _blas() -> list[list[Any]]:

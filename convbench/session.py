@@ -20,7 +20,7 @@ from convbench.result import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from convbench.backends import Device
+    from convbench.backends import Backend, Device
     from convbench.runner import RunOptions
     from convbench.suite import Suite
     from convbench.tasks import Task
@@ -62,10 +62,13 @@ def header(
     }  # fmt: skip
 
 
-def devices(found: Sequence[Task]) -> list[Device]:
-    """The devices that tasks run on, each once."""
-    by_name = {task.key.device: task.backend for task in found if task.key.device}
-    return [backend.device() for backend in by_name.values()]
+def devices(found: Sequence[Task]) -> list[tuple[Device, list[Backend]]]:
+    """The devices that tasks run on, each once, with the backends that run there."""
+    by_name: dict[str, dict[str, Backend]] = {}
+    for task in found:
+        if task.key.device:
+            by_name.setdefault(task.key.device, {})[task.key.backend] = task.backend
+    return [(next(iter(of.values())).device(), [*of.values()]) for of in by_name.values()]
 
 
 def warnings(of: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 
 from convbench import calibrate
 from convbench.backends.cpu.device import CpuDevice
+from convbench.backends.torch import TorchBackend
 from convbench.ceilings import Ceiling, Ceilings
 from convbench.machine import cpu_count
 
@@ -17,7 +18,8 @@ def remembered_ceilings(tmp_path_factory):
         patch.setenv("CONVBENCH_CACHE", str(folder))
         for threads in range(1, cpu_count() + 1):
             made_up = Ceilings(compute={"fp32": gflops, "fp64": gflops}, bandwidth={"dram": gflops}, threads=threads)
-            calibrate.remember(device, threads, made_up, print)
+            for backends in ([], [TorchBackend()]):
+                calibrate.remember(device, threads, made_up, print, backends)
     return (folder / "ceilings.json").read_text()
 
 

@@ -89,6 +89,33 @@ def test_the_ceilings_of_a_simulated_device_are_what_it_simulates():
     assert device.closed == 1
 
 
+class Faster:
+    """A backend that computes at 100 Gflop/s on a simulated device, or fails at it."""
+
+    def __init__(self, device, name="faster", broken=False):
+        self.device, self.name, self.broken = device, name, broken
+
+    def peaks(self, threads):
+        if self.broken:
+            raise RuntimeError("no")
+        return [self.device._probe("compute", "fp32", 2e7, 2e7 / 100e9)]
+
+
+def test_a_backend_that_computes_faster_makes_the_peak():
+    device = Simulated()
+    assert calibrate.measure(device, 2, [Faster(device)]).compute["fp32"].value == pytest.approx(100e9)
+    broken = Simulated()
+    assert calibrate.measure(broken, 2, [Faster(broken, broken=True)]).compute["fp32"].value == pytest.approx(80e9)
+
+
+def test_its_peak_is_remembered_for_runs_that_it_is_in():
+    device, warnings = Simulated(), []
+    calibrate.measure_and_remember(device, 2, warnings.append, [Faster(device)])
+    assert calibrate.recall(device, 2, warnings.append) is None
+    assert calibrate.recall(device, 2, warnings.append, [Faster(device)]).compute["fp32"].value == pytest.approx(100e9)
+    assert not warnings
+
+
 def test_a_product_that_takes_too_long_is_run_once_and_left_out():
     device = Simulated()
     probe = next(p for p in _probes(device) if p.amount == 2e12)

@@ -58,7 +58,7 @@ def measured(monkeypatch):
     """Counts how often ceilings are measured, which costs nothing here; its one entry is what comes out."""
     calls = []
 
-    def measure(device, threads):
+    def measure(device, threads, _backends=()):
         calls.append((device.name, threads))
         return Ceilings(**{name: getattr(FOUND, name) for name in ("compute", "bandwidth")}, threads=threads)
 
@@ -203,7 +203,7 @@ def test_workers_measure_none(cache, measured, monkeypatch):
 def test_ceilings_of_a_busy_machine_are_stored_with_a_warning(cache, monkeypatch):
     (cache / "ceilings.json").unlink()
     busy = Ceilings(compute={}, bandwidth={}, contended="all passes were disturbed")
-    monkeypatch.setattr(calibrate, "measure", lambda _device, _threads: busy)
+    monkeypatch.setattr(calibrate, "measure", lambda *_asked: busy)
     result = run()
     assert "warning: ceilings of cpu are contended: all passes were disturbed; they are not remembered" in result.stderr
     assert Ceilings.from_dict(stored("r.jsonl")) == busy
@@ -213,7 +213,7 @@ def test_ceilings_of_a_busy_machine_are_stored_with_a_warning(cache, monkeypatch
 def test_a_device_that_fails_costs_a_warning(cache, monkeypatch):
     (cache / "ceilings.json").unlink()
 
-    def broken(_device, _threads):
+    def broken(*_asked):
         raise MemoryError("no room")
 
     monkeypatch.setattr(calibrate, "measure", broken)

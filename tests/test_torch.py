@@ -339,3 +339,11 @@ def test_freed_memory_is_kept_for_the_next_output(torch):
         plan.run()
         found.add(plan.output().ctypes.data)
     assert len(found) <= 2
+
+
+def test_it_shows_a_peak(torch):
+    """Of as many flops as it says: by the definition, a convolution of 8 images a thread."""
+    (probe,) = TorchBackend().peaks(2)
+    assert (probe.kind, probe.name) == ("compute", "fp32")
+    assert probe.amount == 2 * 16 * 128 * 128 * 28**2 * 9
+    probe.run(2)

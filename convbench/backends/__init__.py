@@ -208,7 +208,11 @@ class Plan(Protocol):
 
 
 class Backend(Protocol):
-    """A provider of plans."""
+    """A provider of plans.
+
+    It may have `peaks(threads)`, Probes of what it computes with at its fastest: where that exceeds the device's own,
+    it is the ceiling of runs that the backend is in.
+    """
 
     name: str
 

@@ -10,7 +10,7 @@ from convbench.cli.options import format_option, print_tables
 from convbench.errors import InputError
 
 if TYPE_CHECKING:
-    from convbench.backends import Device
+    from convbench.backends import Backend, Device
     from convbench.render import Table
 
 
@@ -38,15 +38,15 @@ def command(measure: bool, threads: int | None, output_format: str) -> None:
     threads = threads or cpus
     identities: list[Table] = []
     measured: list[Table] = []
-    for device in _devices():
+    for device, backends in _devices():
         identities.append(_identity(device))
         found = None
         if calibrate.measurable(device):
             if measure:
                 with session.measuring_lock(_say):
-                    found = calibrate.measure_and_remember(device, threads, _warn)
+                    found = calibrate.measure_and_remember(device, threads, _warn, backends)
             else:
-                found = calibrate.recall(device, threads, _warn)
+                found = calibrate.recall(device, threads, _warn, backends)
         if found is not None:
             from convbench.datasheet import matching_datasheet
             from convbench.render.machine import ceilings_table
@@ -65,17 +65,17 @@ def _identity(device: Device) -> Table:
     return identity_table(device.name, device.machine())
 
 
-def _devices() -> list[Device]:
-    """The devices of the usable backends, each once."""
+def _devices() -> list[tuple[Device, list[Backend]]]:
+    """The devices of the usable backends, each once, with these."""
     from convbench.backends import available, load
     from convbench.tasks import ask, probe
 
-    found: dict[str, Device] = {}
+    found: dict[str, tuple[Device, list[Backend]]] = {}
     for entry in available().values():
         backend = load(entry, _warn)
         if backend is not None and probe(backend) is None:
             device: Device = ask(backend, "device")
-            found.setdefault(device.name, device)
+            found.setdefault(device.name, (device, []))[1].append(backend)
     return [*found.values()]
 
 

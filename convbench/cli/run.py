@@ -264,15 +264,15 @@ def _add_ceilings(header: dict[str, Any], found: list[Task], options: RunOptions
 
     began = time.perf_counter()
     measured = measured and any(refusal(task, options.max_memory) is None for task in found)
-    for device in session.devices(found):
+    for device, backends in session.devices(found):
         if not calibrate.measurable(device):
             continue
-        known = calibrate.recall(device, options.threads, _warn)
+        known = calibrate.recall(device, options.threads, _warn, backends)
         if known is None and measured:
             with session.measuring_lock(_say):
                 _say(f"measuring the ceilings of {device.name}, once for this machine and --threads {options.threads}")
                 try:
-                    known = calibrate.measure_and_remember(device, options.threads, _warn)
+                    known = calibrate.measure_and_remember(device, options.threads, _warn, backends)
                 except InputError as error:
                     _warn(str(error))
         if known is not None:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convbench.accuracy import SUM_ACCURACY
-from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions
+from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions, Probe
 from convbench.errors import UnsupportedError, unknown_name
-from convbench.problem import Case, ConvPass, Dtype, Layout
+from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
+from convbench.work import nominal_flops
 
 if TYPE_CHECKING:
     from convbench.backends import Device, Plan
@@ -47,6 +48,24 @@ class TorchBackend:
         from convbench.backends.cpu.device import CpuDevice
 
         return CpuDevice()
+
+    def peaks(self, threads: int) -> list[Probe]:
+        """A convolution that oneDNN is at its fastest with: it exceeds the products of many a BLAS."""
+        from convbench.operands import Operands
+
+        problem = Problem(
+            batch=8 * threads, in_channels=128, out_channels=128, input_size=(28, 28), filter_size=(3, 3),
+            padding=((1, 1), (1, 1)),
+        )  # fmt: skip
+        case = Case(suite="", name="peak", problem=problem, conv_pass=ConvPass.FPROP, dtype=Dtype.FP32,
+                    math_mode=MathMode.FP32, layout=Layout.NHWC, epilogue=Epilogue.NONE)  # fmt: skip
+        plan = self.plan(case, "onednn", Operands(problem, case.dtype, 0), PlanOptions(threads=threads))
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                plan.run()
+
+        return [Probe("compute", case.math_mode, nominal_flops(problem), run)]
 
     def algorithms(self, case: Case, options: PlanOptions = DEFAULTS) -> list[Candidate]:
         """The algorithms, and `auto`, which is torch's own choice between onednn and native."""
