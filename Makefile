@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-suites fuzz bench-peers lint clean
+.PHONY: run test test-suites fuzz bench-peers reports plots lint clean
 
 run: $(VENV)/.run  ## AlexNet's convolutions on this CPU, by gathered windows and by the algorithms that auto takes
-	$(BIN)/convbench run alexnet --batch 16 -b cpu:gemm -b cpu:auto
+	$(BIN)/convbench run alexnet --batch 16 -b cpu:gemm -b cpu:auto --phases
 
 test: $(VENV)/.test  ## the test suite, on two processes
 	$(BIN)/python -m pytest -q -n 2
@@ -19,10 +19,37 @@ fuzz: $(VENV)/.test  ## the fuzz tests with 100,000 cases of each property inste
 
 bench-peers: $(VENV)/.peers  ## the cpu backend beside PyTorch, on one thread and on all: long, keep the machine quiet
 	for threads in 1 $$($(BIN)/python -c 'from convbench.machine import cpu_count; print(cpu_count())'); do \
-		$(BIN)/convbench run peers --isolate --threads $$threads --layout nchw,nhwc --max-time 1s --force \
+		$(BIN)/convbench run peers --isolate --threads $$threads --layout nchw,nhwc --max-time 0.3s --force \
 			$$($(BIN)/python benchmarks/peers.py --backends) -b torch -o runs/peers-$$threads.jsonl || test $$? -eq 6 || exit 1; \
 	done
 	$(BIN)/python benchmarks/peers.py runs/peers-*.jsonl
+
+# What `make reports` measures beside AlexNet: suite and batch.
+NETWORKS := overfeat-fast-4 vgg-a-4 googlenet-4 c3d-1 charcnn-large-4
+MACHINE ?= here
+REPORTS := reports/$(MACHINE)
+MEASURE := -b cpu:gemm -b cpu:auto --phases
+
+reports: $(VENV)/.run  ## runs, rooflines and a summary of six networks in reports/MACHINE: keep the machine quiet
+	mkdir -p $(REPORTS)
+	$(BIN)/convbench run alexnet --batch 16 $(MEASURE) -o $(REPORTS)/alexnet.jsonl --force
+	for network in $(NETWORKS); do \
+		$(BIN)/convbench run $${network%-*} --batch $${network##*-} $(MEASURE) --max-time 1s \
+			-o $(REPORTS)/$${network%-*}.jsonl --force || exit 1; \
+	done
+	$(MAKE) --no-print-directory plots
+
+plots: $(VENV)/.run  ## the pictures and the summary of reports/MACHINE anew
+	for run in $(REPORTS)/*.jsonl; do \
+		$(BIN)/convbench plot $$run -o $${run%.jsonl}.svg --force || exit 1; \
+	done
+	$(BIN)/convbench plot $(REPORTS)/alexnet.jsonl -o $(REPORTS)/alexnet-dark.svg --theme dark --force
+	$(BIN)/convbench plot $(REPORTS)/alexnet.jsonl -o $(REPORTS)/ceilings.svg --kind ceilings --force
+	for run in $(REPORTS)/*.jsonl; do \
+		for view in network bound; do \
+			$(BIN)/convbench show $$run --by $$view --format markdown && echo || exit 1; \
+		done; \
+	done > $(REPORTS)/summary.md
 
 lint: $(VENV)/.lint  ## formatting, lint and types
 	$(BIN)/ruff format --check .

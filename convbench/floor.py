@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from convbench.backends import AUTO
 from convbench.operands import Operands
-from convbench.problem import Case, Problem
+from convbench.problem import Case, ConvPass, Problem
 from convbench.stats import median
+from convbench.tasks import ask
 from convbench.timing import TimingOptions, launches_per_sample
 
 if TYPE_CHECKING:
@@ -74,3 +76,20 @@ class Floors:
         clean = [sample.wall_s for sample in samples if not sample.disturbed]
         seconds = median(clean or [sample.wall_s for sample in samples]) / launches
         return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def backend_floors(backend: Backend, options: PlanOptions) -> dict[str, dict[ConvPass, float | None]]:
+    """Seconds by algorithm and pass, of 2-D filters of 3×3 in fp32 and nchw: the others' differ little.
+
+    Raises:
+        InputError: the backend fails where it is asked for its algorithms.
+    """
+    problem = Problem(batch=1, in_channels=1, out_channels=1, input_size=(3, 3), filter_size=(3, 3))
+    case = Case(suite="", name="floor", problem=problem, conv_pass=ConvPass.FPROP)
+    floors = Floors(options, seed=0)
+    names = [candidate.algorithm for candidate in ask(backend, "algorithms", case, options)]
+    return {
+        name: {conv_pass: floors.of(backend, name, replace(case, conv_pass=conv_pass)) for conv_pass in ConvPass}
+        for name in names
+        if name != AUTO
+    }

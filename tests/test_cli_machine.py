@@ -237,3 +237,11 @@ def test_a_folder_in_the_place_of_the_file_costs_a_warning(cache, measured):
     assert "ceilings.json cannot be used (IsADirectoryError): ceilings are measured anew" in result.stderr
     assert Ceilings.from_dict(stored("r.jsonl")).compute == FOUND.compute
     assert [entry.name for entry in cache.iterdir()] == ["ceilings.json"]
+
+
+def test_measuring_shows_the_floors_of_all_algorithms(measured):
+    facts = json.loads(invoke("machine", "--measure", "--threads", "1", "--format", "json").stdout)
+    floors = {row["algorithm"]: row for row in facts["floors"]}
+    assert {"cpu:direct", "cpu:gemm", "cpu:fft", "cpu:winograd"} <= set(floors)
+    assert all(floors["cpu:gemm"][f"{conv_pass}_s"] > 0 for conv_pass in ("fprop", "dgrad", "wgrad"))
+    assert "floors" not in json.loads(invoke("machine", "--threads", "1", "--format", "json").stdout)

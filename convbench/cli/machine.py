@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
 @format_option
 def command(measure: bool, threads: int | None, output_format: str) -> None:
-    """Say which machine this is, and what it can do at most: peaks, bandwidths, launch latency.
+    """Say which machine this is, and what it can do at most: peaks, bandwidths, launch latency, floors of algorithms.
 
     Ceilings are remembered by machine, threads and BLAS; without --measure those that are remembered are shown. `run`
-    measures them by itself where there are none.
+    measures them by itself where there are none, and the floors of its rows in any case.
 
     \b
     Example:
@@ -54,9 +54,23 @@ def command(measure: bool, threads: int | None, output_format: str) -> None:
             measured.append(ceilings_table(device.name, found, matching_datasheet(device.machine())))
         elif calibrate.measurable(device):
             _say(f"no ceilings of {device.name} are remembered for --threads {threads}: --measure measures them")
+    if measure:
+        measured.append(_floors([backend for _, backends in _devices() for backend in backends], threads))
     # CSV holds one table: the ceilings, where there are any.
     tables = [*measured, *identities] if output_format == "csv" else [*identities, *measured]
     print_tables(tables, output_format)
+
+
+def _floors(backends: list[Backend], threads: int) -> Table:
+    from threadpoolctl import threadpool_limits
+
+    from convbench import session
+    from convbench.backends import PlanOptions
+    from convbench.floor import backend_floors
+    from convbench.render.machine import floors_table
+
+    with session.measuring_lock(_say), threadpool_limits(threads):
+        return floors_table({b.name: backend_floors(b, PlanOptions(threads=threads)) for b in backends})
 
 
 def _identity(device: Device) -> Table:

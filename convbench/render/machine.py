@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from convbench.problem import ConvPass
 from convbench.render import Column, Table
 from convbench.units import format_bytes, format_si, format_time, significant
 
@@ -68,6 +69,19 @@ def ceilings_table(device: str, ceilings: Ceilings, sheet: Datasheet | None) -> 
     return Table(key="ceilings", title=_title(device, ceilings), columns=columns, rows=rows,
                  legend=[(("sigma",), "σ: standard deviation over passes, relative")],
                  notes=notes(ceilings, sheet))  # fmt: skip
+
+
+def floors_table(floors: Mapping[str, Mapping[str, Mapping[ConvPass, float | None]]]) -> Table:
+    """Floors by backend, algorithm and pass, an algorithm a row."""
+    rows = [
+        {"algorithm": f"{backend}:{name}"} | {f"{conv_pass}_s": seconds for conv_pass, seconds in of.items()}
+        for backend, algorithms in floors.items()
+        for name, of in algorithms.items()
+    ]
+    columns = [Column(key="algorithm", header="algorithm"),
+               *(Column(key=f"{p}_s", header=p, show=format_time, right=True) for p in ConvPass)]  # fmt: skip
+    note = "what an algorithm takes for the smallest problem of a 3×3 filter that it does, fp32, nchw; – for none"
+    return Table(key="floors", title="Floors", columns=columns, rows=rows, notes=[note])
 
 
 def _mixes(ceilings: Ceilings, level: str) -> Mapping[str, Ceiling]:
