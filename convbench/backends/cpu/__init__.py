@@ -14,9 +14,10 @@ from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions
 from convbench.backends.cpu import depthwise_planner, gemm_planner, tiling
 from convbench.backends.cpu.choice import CONSTANTS, estimated_seconds
 from convbench.backends.cpu.depthwise_planner import DepthwisePlanner
+from convbench.backends.cpu.fft_planner import FftPlanner, best_planner
 from convbench.backends.cpu.gemm_planner import GemmPlanner, MecPlanner
 from convbench.backends.cpu.phases import MAX_PHASES, phase_count
-from convbench.backends.cpu.planner import DirectPlanner, FftPlanner
+from convbench.backends.cpu.planner import DirectPlanner
 from convbench.backends.cpu.tiled_planner import TiledPlanner
 from convbench.errors import UnsupportedError, unknown_name
 from convbench.problem import PRECISIONS, Case, ConvPass, Layout
@@ -34,7 +35,7 @@ PLANNERS: dict[str, Callable[..., Planner]] = {
     "gemm": GemmPlanner,
     "mec": MecPlanner,
     "depthwise": DepthwisePlanner,
-    "fft": lambda case, threads: FftPlanner(case),
+    "fft": best_planner,
     **{name: partial(TiledPlanner, family=name) for name in tiling.FAMILIES},
 }
 """Planners by algorithm, called with a case and `threads=`: the workspaces of most grow with them."""
@@ -51,7 +52,7 @@ PLANS = {
 
 
 class CpuBackend:
-    """`direct` (the definition), `gemm` (im2col) and `fft` (whole planes) for every shape; others for some of them."""
+    """`direct` (the definition), `gemm` (im2col) and `fft` (planes, tiles) for every shape; others for some of them."""
 
     name = "cpu"
 
@@ -102,6 +103,7 @@ def _candidate(name: str, case: Case, tensor_bytes: int, threads: int) -> Candid
         name, memory_bytes=tensor_bytes + planner.workspace_bytes, transient_bytes=planner.transient_bytes,
         accuracy=getattr(planner, "accuracy", SUM_ACCURACY),
         estimated_s=estimated_seconds(name, planner.work(), threads) if name in CONSTANTS else None,
+        resolved=getattr(planner, "algorithm", None),
     )  # fmt: skip
 
 

@@ -1,16 +1,16 @@
-"""`fft`: convolution by real FFTs of whole planes (SciPy's pocketfft), strides by polyphase decomposition."""
+"""`fft`: convolution by real FFTs of tiles or whole planes (SciPy's pocketfft), strides by polyphase decomposition."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.fft
 
 from convbench.backends import ErrorBound
-from convbench.backends.cpu.planner import FftPlanner
+from convbench.backends.cpu.fft_planner import best_planner
 from convbench.backends.cpu.plans import CpuPlan
 from convbench.backends.cpu.threads import blas_threads, pool
 from convbench.backends.cpu.windows import slices
@@ -23,26 +23,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convbench.backends import PlanOptions
+    from convbench.backends.cpu.fft_tiles import Tile
     from convbench.operands import Operands
+
+
+class Run(NamedTuple):
+    """Images of one tile that lie side by side in a buffer, in `part` of it."""
+
+    tiles: tuple[Tile, ...]
+    images: slice
+    part: slice
 
 
 class FftPlan(CpuPlan):
     """Spectra lie frequency-major, (bins…, G, rows, columns), so that the product is one small matrix per bin."""
 
-    algorithm = "fft"
-
     def __init__(self, case: Case, operands: Operands, options: PlanOptions) -> None:
-        self.planner = planner = FftPlanner(case)
+        self.planner = planner = best_planner(case, options.threads)
+        self.algorithm = planner.algorithm
         super().__init__(case, operands, planner.work(), planner.workspace_bytes, options)
         self.error_bound = ErrorBound(
             growth=max(1.0, math.log2(planner.fft_points)),
-            transform_points=planner.fft_points * math.prod(map(len, planner.phases)),
+            transform_points=planner.fft_points * planner.phase_count,
         )
         g, i, j, k = planner.chunk
         self._a = np.empty((*planner.fft_size, g, i, k), self._stored.dtype)
         self._b = np.empty((*planner.fft_size, g, k, j), self._stored.dtype)
         spectrum = (*planner.half_size, g, i, j)
         self._products = [np.empty(spectrum, np.result_type(self._a, 1j)) for _ in range(planner.products)]
+        self._places: dict[str, list[Any]] = {}
         for buffer in (self._a, self._b, *self._products):
             buffer.fill(0)  # np.zeros would leave pages untouched, which are neither memory nor read like it
 
@@ -120,17 +129,26 @@ class FftPlan(CpuPlan):
         half = scipy.fft.ifft(spectrum, axis=0, workers=self.threads, overwrite_x=True)
         return _array(scipy.fft.irfftn(half[:rows], s=size[1:], axes=axes, workers=self.threads, overwrite_x=True))
 
-    # Loading writes the same places of a buffer each time, so that what was zero stays zero.
+    # Loading writes the same places of a buffer each time, so that what was zero stays zero; or it clears the buffer.
 
     def _load_a(self, g: slice, i: slice, k: slice) -> NDArray[Any]:
         """The first operand, (fft…, g, i, l): x in fprop, dy otherwise."""
         buffer = self._a[..., : _len(g), : _len(i), : _len(k)]
         if self.case.conv_pass is ConvPass.FPROP:
-            self._copy_x(buffer, g, i, k)
-        elif self.case.conv_pass is ConvPass.DGRAD:
-            self._places_of_y(buffer)[...] = _spatial_first(self.y[i, g, k], (1, 0, 2))
+            self._load_x(buffer, g, i, k)
         else:
-            self._places_of_y(buffer)[...] = _spatial_first(self.y[k, g, i], (1, 2, 0))
+            wgrad = self.case.conv_pass is ConvPass.WGRAD
+            runs = self._runs(k if wgrad else i)
+            self._clear_unless("_a", [(run.part, [tile.y_rows for tile in run.tiles]) for run in runs])
+            for run in runs:
+                places = index(*(tile.y_rows for tile in run.tiles), slice(None))
+                outputs = [tile.y for tile in run.tiles]
+                if wgrad:
+                    buffer[(*places, slice(None), run.part)] = _spatial_first(
+                        self.y[index(run.images, g, i, *outputs)], (1, 2, 0)
+                    )
+                else:
+                    buffer[(*places, run.part)] = _spatial_first(self.y[index(run.images, g, k, *outputs)], (1, 0, 2))
         return buffer
 
     def _load_b(self, g: slice, k: slice, j: slice) -> NDArray[Any]:
@@ -147,42 +165,71 @@ class FftPlan(CpuPlan):
                     self.w[index(g, k, channels, *taps)], (0, 1, 2)
                 )
         else:
-            self._copy_x(buffer, g, k, j)
+            self._load_x(buffer, g, k, j)
         return buffer
 
     def _store(self, g: slice, i: slice, j: slice, real: NDArray[Any]) -> None:
         if self.case.conv_pass is ConvPass.FPROP:
-            block = self._places_of_y(real)
-            if self.bias is not None:
-                self.finish(block, self.bias[g, None, j])
-            _spatial_first(self.y[i, g, j], (1, 0, 2))[...] = block
+            for run in self._runs(i):
+                block = real[index(*(tile.y_rows for tile in run.tiles), slice(None), run.part)]
+                if self.bias is not None:
+                    self.finish(block, self.bias[g, None, j])
+                outputs = [tile.y for tile in run.tiles]
+                _spatial_first(self.y[index(run.images, g, j, *outputs)], (1, 0, 2))[...] = block
         elif self.case.conv_pass is ConvPass.DGRAD:
-            for rows, inputs, channels, part in self._input_parts(j):
-                _spatial_first(self.x[index(i, g, channels, *inputs)], (1, 0, 2))[...] = real[index(*rows, ..., part)]
+            for run in self._runs(i):
+                for rows, inputs, channels, part in self._input_parts(run.tiles, j):
+                    _spatial_first(self.x[index(run.images, g, channels, *inputs)], (1, 0, 2))[...] = real[
+                        index(*rows, slice(None), run.part, part)
+                    ]
         else:
             for rows, taps, channels, part in self._filter_parts(j):
                 _spatial_first(self.w[index(g, i, channels, *taps)], (0, 1, 2))[...] = real[index(*rows, ..., part)]
 
-    def _copy_x(self, buffer: NDArray[Any], g: slice, n: slice, c: slice) -> None:
-        for rows, inputs, channels, part in self._input_parts(c):
-            buffer[index(*rows, ..., part)] = _spatial_first(self.x[index(n, g, channels, *inputs)], (1, 0, 2))
+    def _load_x(self, buffer: NDArray[Any], g: slice, n: slice, c: slice) -> None:
+        runs, name = self._runs(n), "_a" if self.case.conv_pass is ConvPass.FPROP else "_b"
+        self._clear_unless(name, [(run.part, [tile.x_rows for tile in run.tiles]) for run in runs])
+        for run in runs:
+            for rows, inputs, channels, part in self._input_parts(run.tiles, c):
+                buffer[index(*rows, slice(None), run.part, part)] = _spatial_first(
+                    self.x[index(run.images, g, channels, *inputs)], (1, 0, 2)
+                )
 
-    def _places_of_y(self, buffer: NDArray[Any]) -> NDArray[Any]:
-        return buffer[tuple(slice(0, extent) for extent in self.case.problem.output_size)]
+    def _clear_unless(self, name: str, places: list[Any]) -> None:
+        """Fills a buffer with zeros, unless `places` will overwrite all that it holds."""
+        if self.planner.tiled and self._places.setdefault(name, places) != places:
+            getattr(self, name).fill(0)
+            self._places[name] = places
 
-    def _input_parts(self, c: slice) -> Iterator[tuple[list[slice], list[slice], slice, slice]]:
+    def _runs(self, images: slice) -> list[Run]:
+        """The images in a chunk, tile by tile: those of a tile lie side by side."""
+        batch, axes = self.case.problem.batch, self.planner.axes
+        found, start = [], images.start
+        while start < images.stop:
+            place, first = divmod(start, batch)
+            stop = min(images.stop, start - first + batch)
+            tiles = []
+            for axis in reversed(axes):
+                place, tile = divmod(place, axis.count)
+                tiles.append(axis.tiles[tile])
+            part = slice(start - images.start, stop - images.start)
+            found.append(Run(tuple(reversed(tiles)), slice(first, first + stop - start), part))
+            start = stop
+        return found
+
+    def _input_parts(self, tiles: tuple[Tile, ...], c: slice) -> Iterator[tuple[Any, Any, slice, slice]]:
         """Per phase: rows of the buffer, elements of x, channels of x, and columns of the buffer for a chunk of c."""
         for phases, channels, part in self._phases(c):
-            rows = [slice(phase.low, phase.high) for phase in phases]
-            inputs = [
-                slice(f := phase.start + phase.low * a.stride, f + (phase.high - phase.low) * a.stride, a.stride)
-                for phase, a in zip(phases, self.case.problem.axes, strict=True)
-            ]
-            yield rows, inputs, channels, part
+            yield (
+                [tile.x_rows[phase] for tile, phase in zip(tiles, phases, strict=True)],
+                [tile.x[phase] for tile, phase in zip(tiles, phases, strict=True)],
+                channels, part,
+            )  # fmt: skip
 
     def _filter_parts(self, c: slice) -> Iterator[tuple[list[slice], list[slice], slice, slice]]:
         """Per phase: rows of the buffer, taps of w, channels of w, and columns of the buffer for a chunk of c."""
-        for phases, channels, part in self._phases(c):
+        for places, channels, part in self._phases(c):
+            phases = [per_axis[place] for per_axis, place in zip(self.planner.phases, places, strict=True)]
             taps = [
                 slice(phase.first_tap, a.filter, phase.tap_step)
                 for phase, a in zip(phases, self.case.problem.axes, strict=True)
@@ -193,15 +240,16 @@ class FftPlan(CpuPlan):
             ]
             yield rows, taps, channels, part
 
-    def _phases(self, c: slice) -> Iterator[tuple[tuple[Any, ...], slice, slice]]:
+    def _phases(self, c: slice) -> Iterator[tuple[tuple[int, ...], slice, slice]]:
         """Phases of all axes together, with the channels in a chunk of c and their columns in its buffer.
 
         Columns are ordered (channel, phase), so that a column keeps its phase in a shorter last chunk.
         """
-        count = math.prod(map(len, self.planner.phases))
+        counts = list(map(len, self.planner.phases))
+        count = math.prod(counts)
         width = _len(c) // count
         channels = slice(c.start // count, c.start // count + width)
-        for column, phases in enumerate(itertools.product(*self.planner.phases)):
+        for column, phases in enumerate(itertools.product(*map(range, counts))):
             yield phases, channels, slice(column, width * count, count)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class AxisPhase:
     high: int
 
 
+@lru_cache(maxsize=16)
 def axis_phases(axis: Axis) -> tuple[AxisPhase, ...]:
     """The phases of an axis that hold at least one tap.
 
