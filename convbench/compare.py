@@ -52,6 +52,8 @@ class Reason(StrEnum):
     NOT_MEASURED = "not_measured"
     RESOLVED = "resolved"
     DISABLED = "disabled"
+    NULL = "null_control"
+    FEW_LAUNCHES = "few_launches"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

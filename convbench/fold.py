@@ -150,6 +150,18 @@ _CASE = msgspec.json.Decoder(_Case)
 _PHASES = partial(msgspec.convert, type=tuple[Phase, ...], from_attributes=True)
 
 
+def key_from_json(text: bytes) -> RowKey:
+    """The key that `RowKey.to_dict` gave, as JSON.
+
+    Raises:
+        InputError: a field is missing, unknown or breaks a rule.
+    """
+    try:
+        return Folder().key(msgspec.json.decode(text, type=_Key))
+    except msgspec.MsgspecError as error:
+        raise InputError(f"not the key of a row: {error}") from None
+
+
 class Folder:
     """The lines so far as rows.
 
@@ -249,7 +261,7 @@ class Folder:
             if "contracted_axis" in verification:
                 verification["contracted_axis"] = intern(printable(verification["contracted_axis"]))
         self._rows[entry.row] = {
-            "key": self._key(entry.key),
+            "key": self.key(entry.key),
             "status": entry.status,
             "reason": printable(entry.reason),
             "resolved": entry.resolved and intern(printable(entry.resolved)),
@@ -263,7 +275,8 @@ class Folder:
             "phases": (),
         }
 
-    def _key(self, fields: _Key) -> RowKey:
+    def key(self, fields: _Key) -> RowKey:
+        """The key of a row; equal cases are one object."""
         blob = bytes(fields.case)
         case = self._cases.get(blob)
         if case is None:

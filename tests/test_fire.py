@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fire import ARGUMENTS, finish, kill, left, size, start, statuses, wait_for, without_load
 
 import convbench
 from convbench.cli import main
 from convbench.errors import InputError
 from convbench.journal import read_run
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from fire import ARGUMENTS, finish, kill, left, size, start, statuses, wait_for, without_load
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills process groups")
 KILLS = 3

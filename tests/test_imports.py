@@ -14,26 +14,29 @@ PACKAGE = Path(convbench.__file__).parent
 # One entry per layer. A module may import those of earlier layers, and of its own as long as no circle results. A name
 # stands for the whole package below it. This is the picture in docs/architecture.md.
 LAYERS = [
-    {"errors", "files", "units"},
+    {"errors", "files", "units", "cache"},
     {"problem"},
     {"work", "counts", "operands", "stats", "accuracy"},
-    {"suite", "machine", "ceilings", "datasheet"},
+    {"suite", "machine", "ceilings", "plateaus", "datasheet"},
     {"backends"},
-    {"timing", "reference", "verify", "fused", "calibrate"},
-    {"environment", "result", "fold", "journal", "memory", "recheck"},
-    {"tasks"},
-    {"runner", "workers", "session", "tuning", "doctor", "testing", "noise", "roofline", "placement", "compare"},
+    {"timing", "reference", "verify", "fused"},
+    {"environment", "result", "schema", "fold", "journal", "memory", "recheck"},
+    {"tasks", "children", "floor"},
+    {"runner", "workers", "session", "tuning", "doctor", "calibrate"}
+    | {"testing", "noise", "roofline", "placement", "compare", "confirm", "check", "pairs"},
     {"render", "formats"},
+    {"claims"},
     {"cli"},
     {"__main__"},
 ]
 LAYER = {name: index for index, names in enumerate(LAYERS) for name in names}
 MEASURE = {"runner", "session", "testing"}
-EXPLAIN = {"roofline", "placement", "compare"}  # recompute verdicts from files, on a machine that has no backend
+# They recompute verdicts from files, on a machine that has no backend.
+EXPLAIN = {"roofline", "placement", "compare", "confirm", "check"}
 NEVER = {
     **dict.fromkeys(EXPLAIN, MEASURE | {"backends"}),
     **dict.fromkeys(MEASURE, EXPLAIN),
-    **{name: {"backends"} for name in ("render", "formats")},
+    **{name: {"backends"} for name in ("render", "formats", "claims")},
 }
 COMMAND_LINE_ONLY = {"click"}
 
@@ -186,7 +189,7 @@ def test_the_check_finds(modules, complaint):
         {"work": "if TYPE_CHECKING:\n    from convbench.suite import Suite"},
         {"work": "if typing.TYPE_CHECKING:\n    import convbench.cli"},
         {"units": "from convbench import __version__\nfrom convbench.errors import InputError"},
-        {"backends.cpu.fft": "from convbench.backends.cpu.planner import FftPlanner\nfrom ...operands import Operands"},
+        {"backends.cpu.fft": "from convbench.backends.cpu.plans import BasePlan\nfrom ...operands import Operands"},
         {"verify": "from convbench import reference"},
         {"cli.run": "import click\nfrom convbench.cli.options import options\nimport convbench.runner"},
         {"render.table": "import rich\nfrom convbench.roofline import place"},

@@ -4,9 +4,7 @@ import functools
 import itertools
 import math
 import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
+from plots import CEILINGS, ceiling, many, row, run_of, scene_of
 
 from convbench.ceilings import Ceilings
 from convbench.errors import InputError
@@ -23,9 +22,6 @@ from convbench.render.plot.points import MOST_NUMBERED
 from convbench.render.plot.scene import DENSE, MOST_PANELS, Choice, make_scene, panels
 from convbench.render.plot.style import HATCHES, MARKERS, THEME, drawing
 from convbench.roofline import Bound
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from plots import CEILINGS, ceiling, many, row, run_of, scene_of
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from plots import CEILINGS
 
 from convbench.cli import main
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from plots import CEILINGS
 
 GOLDEN = Path(__file__).parent / "data" / "run-v1.jsonl"
 

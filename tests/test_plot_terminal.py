@@ -1,22 +1,19 @@
 """Plots of characters: golden text at 80 columns, colours only where asked for, marks where values are."""
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plots import CEILINGS, many, row, run_of, scene_of
 from rich.cells import cell_len
 
 from convbench.errors import InputError
 from convbench.render.plot import KINDS
 from convbench.render.plot.characters import Characters, ticks
 from convbench.render.plot.terminal import HOLLOW, LISTED, SOLID, terminal
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from plots import CEILINGS, many, row, run_of, scene_of
 
 GOLDEN = Path(__file__).parent / "data" / "plots.txt"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

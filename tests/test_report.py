@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from plots import CEILINGS, many, row, run_of
 
 from convbench.cli import main
 from convbench.cli.report import names
@@ -23,9 +24,6 @@ from convbench.render.html.facts import packed, page_facts
 from convbench.render.html.merge import merged
 from convbench.render.results import rows_table
 from convbench.result import Status
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from plots import CEILINGS, many, row, run_of
 
 DATA = Path(__file__).parent / "data"
 EVIL = """</script><script>alert(1)</script><!--<img src=x onerror=alert(1)>&quot;"'`${7*7}{{facts}}"""

@@ -4,17 +4,14 @@ import json
 import os
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plots import many, row, run_of
 
 from convbench.render.html import charts_missing, report_html
 from convbench.result import Status
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from plots import many, row, run_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 expect = playwright.expect

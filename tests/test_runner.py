@@ -3,13 +3,12 @@
 import itertools
 import json
 import re
-import sys
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import FPROP, SUITE, specs
 
 from convbench import operands as operands_module
 from convbench.backends import AUTO, BackendSpec
@@ -23,9 +22,6 @@ from convbench.suite import load_suite, parse_suite
 from convbench.tasks import Selection, Task, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
 from convbench.timing import TimingOptions
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from tiny import FPROP, SUITE, specs
 
 OPTIONS = RunOptions(threads=1, max_memory=1 << 30, timing=TimingOptions(max_time_s=0.1))
 HEADER = {

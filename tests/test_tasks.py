@@ -1,11 +1,10 @@
 """Which rows there are to come, and what they need, on the fake backend."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import FPROP, SUITE, specs
 
 from convbench.backends import AUTO, BackendSpec, Candidate, PlanOptions
 from convbench.backends.cpu import PLANNERS, CpuBackend
@@ -16,9 +15,6 @@ from convbench.result import COLD, WARM
 from convbench.suite import load_suite
 from convbench.tasks import MAX_SETS, Selection, describe, groups_by_memory, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from tiny import FPROP, SUITE, specs
 
 OTHER = replace(SUITE, name="other")
 

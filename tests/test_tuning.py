@@ -3,12 +3,11 @@
 import itertools
 import json
 import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import FPROP, SUITE, specs
 
 from convbench import tuning
 from convbench.backends import AUTO
@@ -18,9 +17,6 @@ from convbench.runner import Progress, RunOptions, Spent
 from convbench.tasks import Selection, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
 from convbench.timing import TimingOptions
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from tiny import FPROP, SUITE, specs
 
 OPTIONS = RunOptions(threads=1, max_memory=1 << 30, timing=TimingOptions(), tune=True)
 FIRST_IS_SLOW = {"slow": FakeAlgorithm(seconds=3e-3), "quick": FakeAlgorithm(seconds=1e-3)}

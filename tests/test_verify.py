@@ -2,13 +2,12 @@
 
 import functools
 import math
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import CASES, FAULTS, PROBLEMS, FaultyPlan, bounds, correct, make_case, run_pass
 
 from convbench import verify
 from convbench.accuracy import l2_bound
@@ -19,9 +18,6 @@ from convbench.operands import Operands
 from convbench.problem import ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.testing import random_cases
 from convbench.work import nominal_macs
-
-sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib leaves it out
-from faults import CASES, FAULTS, PROBLEMS, FaultyPlan, bounds, correct, make_case, run_pass
 
 ALGORITHMS = ("direct", "gemm", "fft")
 REGIMES = {"whole": verify.SMALL_MACS, "sampled": 0}

@@ -1,7 +1,7 @@
 """The command line: each command opens something, calls the library, prints. Nothing else prints or exits.
 
-Exit codes: 0 fine · 1 error in input or use · 2 command line · 6 something wrong, failed, or nothing measured ·
-130 interrupted, what was measured is kept. (3, 4 and 5 belong to comparisons.)
+Exit codes: 0 fine · 1 error in input or use · 2 command line · 3 regression · 4 not comparable · 5 inconclusive, where
+asked for · 6 something wrong, failed, missing, or nothing measured · 130 interrupted, what was measured is kept.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ COMMANDS = {
     "plot": "Plot result files: a roofline and five other plots, into a picture or in the terminal.",
     "report": "Report result files as one page: summary, interactive roofline, every row; or as Markdown, CSV, JSON.",
     "compare": "Compare result files row by row, or two algorithms within one.",
+    "check": "Measure the rows of a baseline again, and say which became slower: for CI.",
     "analyze": "Count flops and bytes of a suite, and predict its bound on a machine; nothing is run.",
     "machine": "Say which machine this is and what it can do at most; --measure measures its ceilings.",
     "talk": "Measure the claims of the talk that convbench began with, and say what is true of them here.",
