@@ -62,6 +62,11 @@ def header(
     }  # fmt: skip
 
 
+def stamp() -> str:
+    """When this is, for a file's name: local time, to the second."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
 def devices(found: Sequence[Task]) -> list[tuple[Device, list[Backend]]]:
     """The devices that tasks run on, each once, with the backends that run there."""
     by_name: dict[str, dict[str, Backend]] = {}

@@ -101,10 +101,11 @@ def _names(texts: tuple[str, ...]) -> dict[str, str]:
 
 def _measured(base: Run, suite: str, output: Path | None) -> Run:
     """The run of the baseline's own command, now."""
+    from convbench import session
     from convbench.cli.run import command as run
     from convbench.journal import read_run
 
-    path = output or Path("runs") / f"check-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    path = output or Path("runs") / f"check-{session.stamp()}.jsonl"
     arguments = [*again(base.header["command"], suite), "-o", str(path)]
     _say(f"measuring: convbench run {shlex.join(arguments)}")
     called = sys.argv

@@ -85,6 +85,7 @@ def command(
     """
     started = time.perf_counter()
     from convbench.children import answer, begin
+    from convbench import session
     from convbench.machine import available_memory_bytes, cpu_count
     from convbench.runner import TIMEOUT_S, RunOptions
     from convbench.suite import load_suite
@@ -130,7 +131,7 @@ def command(
     if dry_run:
         _show_tasks(found, options.max_memory, output_format)
         return
-    path = output or Path("runs") / f"{'+'.join(s.name for s in loaded)[:60]}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    path = output or Path("runs") / f"{'+'.join(s.name for s in loaded)[:60]}-{session.stamp()}.jsonl"
     _measure(found, backends, options, loaded, path, started, resume=resume, force=force, quiet=quiet,
              ceilings=not no_ceilings, output_format=output_format)  # fmt: skip
 
