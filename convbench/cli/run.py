@@ -84,8 +84,8 @@ def command(
       convbench run my-suite.toml -b ./mykernel.py:MyBackend --pass fprop -o result.jsonl
     """
     started = time.perf_counter()
-    from convbench.children import answer, begin
     from convbench import session
+    from convbench.children import answer, begin
     from convbench.machine import available_memory_bytes, cpu_count
     from convbench.runner import TIMEOUT_S, RunOptions
     from convbench.suite import load_suite
