@@ -1,4 +1,6 @@
-"""What all tests share: the ceilings of this machine are remembered already, so that no run spends seconds on them."""
+"""What all tests share: ceilings that are remembered already, and a measuring lock that no other run holds."""
+
+import tempfile
 
 import pytest
 
@@ -30,3 +32,11 @@ def cache(tmp_path_factory, monkeypatch, remembered_ceilings):
     (folder / "ceilings.json").write_text(remembered_ceilings)
     monkeypatch.setenv("CONVBENCH_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def lock(tmp_path_factory, monkeypatch):
+    """A measuring lock of its own for each test, in this process and in those that it starts."""
+    folder = str(tmp_path_factory.mktemp("lock"))
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    monkeypatch.setenv("TMPDIR", folder)

@@ -25,7 +25,9 @@ NAMES = [
     *("deepvideo-single", "deepvideo-slow", "fbcunn-bench", "fbcunn-temporal", "fbfft-layers", "googlenet"),
     *("graves-blstm", "lenet-caffe", "lenet5", "lstm-ptb", "msra-prelu-a", "msra-prelu-b", "msra-prelu-c"),
     *("overfeat-accurate", "overfeat-fast", "peers", "replknet31b", "scrn-ptb", "senna-sentence", "senna-window"),
-    *("smoke", "srn-ptb", "talk-example", "vgg-a", "vgg-b", "vgg-c", "vgg-d", "vgg-e", "zfnet"),
+    *("smoke", "srn-ptb", "talk-batch", "talk-boundaries", "talk-epilogue", "talk-example", "talk-filters"),
+    *("talk-layouts", "talk-operands", "talk-precision", "talk-small"),
+    *("vgg-a", "vgg-b", "vgg-c", "vgg-d", "vgg-e", "zfnet"),
 ]
 COLLECTIONS = {name for name in builtin_suites() if not load_suite(name).network}  # a sum means nothing
 SEQUENTIAL = [

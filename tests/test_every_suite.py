@@ -6,10 +6,11 @@ import pytest
 
 from convbench.backends import BackendSpec
 from convbench.backends.cpu import CpuBackend
-from convbench.fold import SCHEMA_VERSION, Folder
+from convbench.fold import Folder
 from convbench.machine import available_memory_bytes, cpu_count
 from convbench.result import Status
 from convbench.runner import Progress, RunOptions, run
+from convbench.schema import SCHEMA_VERSION
 from convbench.suite import builtin_suites, load_suite
 from convbench.tasks import Selection, tasks
 from convbench.timing import TimingOptions
