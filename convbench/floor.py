@@ -84,7 +84,7 @@ def backend_floors(backend: Backend, options: PlanOptions) -> dict[str, dict[Con
     Raises:
         InputError: the backend fails where it is asked for its algorithms.
     """
-    problem = Problem(batch=1, in_channels=1, out_channels=1, input_size=(3, 3), filter_size=(3, 3))
+    problem = Problem(batch=1, in_channels=2, out_channels=2, groups=2, input_size=(3, 3), filter_size=(3, 3))
     case = Case(suite="", name="floor", problem=problem, conv_pass=ConvPass.FPROP)
     floors = Floors(options, seed=0)
     names = [candidate.algorithm for candidate in ask(backend, "algorithms", case, options)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,16 @@ RELEASED = 512
 
 
 class Team:
-    """Threads that wait for work between runs and begin each together; the caller's thread is the first of them."""
+    """Threads that wait for work between runs and begin each together; the caller's thread is the first of them.
+
+    Each has a CPU of its own where the system lets it: a thread that another wakes is often put beside it, on the same
+    CPU, and left there for longer than a sample lasts. The caller's has it while it works alone, for threads that it
+    starts would inherit it.
+    """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        self._cpus = sorted(os.sched_getaffinity(0)) if threads > 1 and hasattr(os, "sched_getaffinity") else []
         self._start, self._end = threading.Barrier(threads), threading.Barrier(threads)
         self._work: Callable[[int], object] = lambda _index: None
         self._errors: list[BaseException] = []
@@ -50,11 +57,14 @@ class Team:
             work(0)
             return
         self._work = work
+        self._place(0)
         self._start.wait()
         try:
             work(0)
         finally:
             self._end.wait()
+            if self._cpus:
+                os.sched_setaffinity(0, self._cpus)
         if self._errors:
             raise self._errors.pop()
 
@@ -63,7 +73,13 @@ class Team:
         self._start.abort()
         self._end.abort()
 
+    def _place(self, index: int) -> None:
+        """Gives the calling thread its CPU."""
+        if self._cpus:
+            os.sched_setaffinity(0, {self._cpus[index % len(self._cpus)]})
+
     def _wait(self, index: int) -> None:
+        self._place(index)
         try:
             while True:
                 self._start.wait()
