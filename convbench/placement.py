@@ -165,6 +165,20 @@ def _slow_phase(placed: Placed, phases: list[Placement]) -> str:
     return f"{name}: {share:.0%} of the time, at {roof:.0%} of its roof"
 
 
+def _slow_transforms(placed: Placed, phases: list[Placement]) -> str:
+    """The measured phases that transform, where most of the time above the floor is spent in them together."""
+    measured = placed.row.phases_s
+    if measured is None or len(measured) != len(phases):
+        return ""
+    parts = list(zip(placed.work.phases, measured, phases, strict=True))
+    spent = [(seconds, floor.floor_s) for phase, seconds, floor in parts if phase.name.startswith(TRANSFORMS)]
+    took, least = sum(seconds for seconds, _ in spent), sum(floor_s for _, floor_s in spent)
+    above = sum(max(0.0, seconds - floor.floor_s) for _, seconds, floor in parts)
+    if took - least <= HINT_SHARE * above:
+        return ""
+    return f"transforms: {took / sum(measured):.0%} of the time, at {least / took:.0%} of their roof"
+
+
 def _waiting_threads(placed: Placed, _phases: list[Placement]) -> str:
     """Threads that did not work all of the time: a part of the algorithm has one thread, or the CPUs were taken."""
     row, wall_s, cpu_s = placed.row, 0.0, 0.0
@@ -221,6 +235,6 @@ def _unknown_work(placed: Placed, _phases: list[Placement]) -> str:
 
 
 HINTS: tuple[Callable[[Placed, list[Placement]], str], ...] = (
-    _slow_phase, _waiting_threads, _dispatch, _in_turn, _skinny, _transforms, _unknown_work,
+    _slow_phase, _slow_transforms, _waiting_threads, _dispatch, _in_turn, _skinny, _transforms, _unknown_work,
 )  # fmt: skip
 """In the order in which they are tried: what was measured first, then what the model says, then what it cannot say."""

@@ -174,6 +174,14 @@ def test_a_slow_phase():
     assert hint(0.1, work, phases=((0.05, 0.05),)) == ""  # neither
 
 
+def test_slow_transforms():
+    """Of 90 ms above the floors of 10 ms each, neither transform makes up half, but both together do."""
+    names = ("transform x", "product", "inverse y")
+    work = Work(tuple(phase(name, 10**9, 10**6) for name in names))
+    assert hint(0.12, work, phases=((0.04, 0.05, 0.03),)) == "transforms: 58% of the time, at 29% of their roof"
+    assert hint(0.12, work, phases=((0.028, 0.06, 0.032),)) == "product: 50% of the time, at 17% of its roof"
+
+
 def test_waiting_threads():
     assert hint(0.1, cpu_s=1.1) == "threads wait: 1.1 of 2 busy"
     assert hint(0.1, cpu_s=1.3) == ""
