@@ -34,7 +34,7 @@ reports: $(VENV)/.run  ## runs, rooflines and a summary of six networks in repor
 	mkdir -p $(REPORTS)
 	$(BIN)/convbench run alexnet --batch 16 $(MEASURE) -o $(REPORTS)/alexnet.jsonl --force
 	for network in $(NETWORKS); do \
-		$(BIN)/convbench run $${network%-*} --batch $${network##*-} $(MEASURE) --max-time 1s \
+		$(BIN)/convbench run $${network%-*} --batch $${network##*-} $(MEASURE) --max-time 0.2s \
 			-o $(REPORTS)/$${network%-*}.jsonl --force || exit 1; \
 	done
 	$(MAKE) --no-print-directory plots
