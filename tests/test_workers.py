@@ -153,7 +153,6 @@ def test_rounds_of_three_real_workers(tmp_path):
     for row in run.rows:
         assert [r.process for r in row.rounds] == sorted(r.process for r in row.rounds)
         assert {r.process: 0 for r in row.rounds}.keys() == {0, 1, 2}
-        assert all(sum(r.process == p for r in row.rounds) >= 2 for p in range(3))
     assert run.header["options"]["processes"] == 3
     types = [json.loads(line)["type"] for line in path.read_text().splitlines()]
     assert types.count("case") == 3
