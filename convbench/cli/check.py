@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=Parsed("duration", parse_duration), default="10min", show_default=True,
               help="A process of a pair may be silent for so long.")  # fmt: skip
 @click.option("--fail-on", type=click.Choice(["regression", "inconclusive"]), default="regression", show_default=True,
-              help="What ends with an exit code other than 0, beside rows that failed; inconclusive includes regressions."
+              help="What ends with an exit code other than 0, beside rows that failed; the second includes the first."
               )  # fmt: skip
 @click.option("--advisory", is_flag=True, help="Say all, and end with exit code 0.")
 @click.option(
