@@ -73,7 +73,8 @@ def confirmed(
     for place, reason in failed.items():
         decided[place] = replace(rows[place], verdict=Verdict.FAILED, reason=Reason.STATUS, detail=reason)
     by_key = {rows[place].key: row for place, row in decided.items()}
-    return replace(compared, rows=tuple(by_key.get(row.key, row) for row in compared.rows))
+    merged = tuple(by_key.get(row.key, row) for row in compared.rows)
+    return replace(compared, rows=merged, launches=max(map(len, launches.values()), default=0))
 
 
 def _least(row: Comparison, gates: Mapping[str, Gate]) -> float:
@@ -88,7 +89,7 @@ def _decided(
     if row.reason is Reason.DISABLED or not launches:
         return row
     ratio = math.exp(median(launches))
-    detail = f"{len(launches)} launches"
+    detail = f"{sum(value > 0 for value in launches)} of {len(launches)} launches slower"
     if row.verdict is Verdict.ALGORITHM_CHANGED:
         detail = f"{row.detail}; {detail}"
     return replace(

@@ -107,15 +107,21 @@ class Compared:
 
     Attributes:
         rows: in the order of the baseline, then those that only the new run has.
-        factor: geometric mean of all ratios: how much faster or slower everything is; None without one.
         canaries: new over base, by canary.
         changed: what differs in the environment, as (name, base, new): listed, and no reason to refuse.
+        launches: of fresh pairs of processes, which then made the ratios; 0 where the stored runs did.
     """
 
     rows: tuple[Comparison, ...]
-    factor: float | None
     canaries: Mapping[str, float]
     changed: tuple[tuple[str, str, str], ...]
+    launches: int = 0
+
+    @property
+    def factor(self) -> float | None:
+        """Geometric mean of all ratios: how much slower everything is; None without one."""
+        logs = [math.log(row.ratio) for row in self.rows if row.ratio]
+        return math.exp(sum(logs) / len(logs)) if logs else None
 
     @property
     def verdicts(self) -> Counter[Verdict]:
@@ -145,13 +151,7 @@ def compare(base: Run, new: Run, gates: Mapping[str, Gate] | None = None) -> Com
     rows = tuple(
         _compared(key, bases.get(key), news.get(key), still, (gates or {}).get(key.case.name, Gate())) for key in keys
     )
-    logs = [math.log(row.ratio) for row in rows if row.ratio]
-    return Compared(
-        rows=rows,
-        factor=math.exp(sum(logs) / len(logs)) if logs else None,
-        canaries=canaries,
-        changed=tuple(_changes(base.header, new.header)),
-    )
+    return Compared(rows=rows, canaries=canaries, changed=tuple(_changes(base.header, new.header)))
 
 
 def guard(base: Run, new: Run) -> None:
@@ -246,10 +246,10 @@ def _by_status(base: Row | None, new: Row | None) -> tuple[Verdict, Reason, str]
 
 def _by_time(old_s: float, new_s: float, needed: float, still: bool, rules: Rules) -> tuple[Verdict, Reason]:
     """Verdict and reason of two times; `still`: the machine was in the same state."""
-    if needed > rules.too_noisy:
-        return Verdict.INCONCLUSIVE, Reason.TOO_NOISY
     if not still:
         return Verdict.INCONCLUSIVE, Reason.CLOCK
+    if needed > rules.too_noisy:
+        return Verdict.INCONCLUSIVE, Reason.TOO_NOISY
     slower = new_s > old_s * (1 + needed)
     if not slower and old_s <= new_s * (1 + needed):
         return Verdict.OK, Reason.WITHIN_NOISE

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from convbench.backends import AUTO
 from convbench.operands import Operands
 from convbench.problem import Case, ConvPass, Problem
-from convbench.stats import median
 from convbench.tasks import ask
 from convbench.timing import TimingOptions, launches_per_sample
 
@@ -73,8 +72,8 @@ class Floors:
             raise
         except BaseException:  # noqa: BLE001  a backend may raise anything; the row does not depend on it
             return None
-        clean = [sample.wall_s for sample in samples if not sample.disturbed]
-        seconds = median(clean or [sample.wall_s for sample in samples]) / launches
+        # The fastest: a floor that a disturbance made longer would exceed the row's own time.
+        seconds = min(sample.wall_s for sample in samples) / launches
         return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 

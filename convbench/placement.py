@@ -13,7 +13,7 @@ from convbench.ceilings import Ceilings
 from convbench.errors import InputError, shown
 from convbench.machine import is_number
 from convbench.result import WARM
-from convbench.roofline import DEFAULT_THRESHOLDS, Judgement, Placement, judge, place
+from convbench.roofline import DEFAULT_THRESHOLDS, Bound, Judgement, Placement, judge, place
 from convbench.work import Work, nominal_work
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ def _slow_transforms(placed: Placed, phases: list[Placement]) -> str:
 
 def _waiting_threads(placed: Placed, _phases: list[Placement]) -> str:
     """Threads that did not work all of the time: a part of the algorithm has one thread, or the CPUs were taken."""
+    if placed.judgement.bound is Bound.LATENCY:  # too little work to share
+        return ""
     row, wall_s, cpu_s = placed.row, 0.0, 0.0
     for measured in row.rounds:
         left_out = set() if measured.disturbed else measured.flagged

@@ -134,3 +134,22 @@ def test_every_phase_of_a_plans_work_is_timed(algorithm, conv_pass, epilogue):
     assert sum(seconds) == next(ticks) - 1  # all of the run belongs to a phase
     difference = abs(plan.output() - reference_output(case, operands))
     assert difference.max() < 1e-4
+
+
+def test_what_the_caller_does_itself_comes_on_top(laps, clock):
+    """Two threads multiply for 4 and 6 seconds; the caller then adds up for one: 5 + 1."""
+
+    def part(seconds):
+        laps.begin()
+        clock.work(seconds)
+        laps.end("product")
+
+    def run():
+        threads = [threading.Thread(target=part, args=(seconds,)) for seconds in (4.0, 6.0)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        part(1.0)
+
+    assert laps.seconds(run, WORK) == [0.0, 6.0, 0.0]

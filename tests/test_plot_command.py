@@ -111,7 +111,7 @@ def test_a_picture_may_be_read_by_whom_the_umask_lets():
         (["run.jsonl", "--filter", "zz*"], "no row with a time is chosen"),
         (["run.jsonl", "--kind", "phases"], "no phases in the run"),
         (["run.jsonl", "--kind", "speedup", "--baseline", "cpu:none"], "unknown baseline 'cpu:none'"),
-        (["run.jsonl", "--machine", "none"], "unknown machine 'none'"),
+        (["run.jsonl", "--machine", "none", "-o", "x.svg"], "unknown machine 'none'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_one_line(arguments, message):

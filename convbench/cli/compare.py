@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from convbench.cli.options import format_option, print_tables
+from convbench.errors import NotComparableError
 
 
 @click.command(name="compare")
@@ -39,7 +40,10 @@ def command(base: Path, news: tuple[Path, ...], between: tuple[str, str] | None,
         return
     tables, broken = [], False
     for path in news:
-        compared = compare(old, read_run(path))
+        try:
+            compared = compare(old, read_run(path))
+        except NotComparableError as error:
+            raise NotComparableError(f"{path}: {error}") from None
         tables += [comparison_table(compared, f"{path.name} beside {base.name}"), means_table(compared)]
         broken |= any(compared.verdicts[verdict] for verdict in (Verdict.FAILED, Verdict.MISSING))
     print_tables([table for table in tables if table], output_format)

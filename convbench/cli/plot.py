@@ -60,6 +60,8 @@ def command(
     for given, option, of in ((baseline, "--baseline", "speedup"), (machine, "--machine", "roofline")):
         if given and kind != of:
             raise click.UsageError(f"{option} belongs to --kind {of}")
+    if machine and output is None:
+        raise click.UsageError("--machine needs -o: published roofs are drawn in pictures alone")
     if kind == "network" and globs:
         raise click.UsageError("--filter does not go with --kind network: a network's time is that of all its layers")
     if output:

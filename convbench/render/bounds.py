@@ -83,7 +83,7 @@ def bound_columns(*, hidden: bool) -> list[Column]:
     """Columns of `bound_texts` and of what was attained."""
     return [
         Column(key="shown_bound", header="bound", hidden=hidden, spare=2, text_only=True),
-        Column(key="attained", header="attained", show=percent, right=True, hidden=hidden, spare=3),
+        Column(key="attained", header="attained", show=percent, right=True, hidden=hidden, spare=1),
         Column(key="shown_flag", header="flag", hidden=hidden, spare=5, cut=True, text_only=True),
     ]
 

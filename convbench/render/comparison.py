@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from convbench.compare import Reason, Verdict
+from convbench.compare import CPU_RULES, Reason, Verdict
 from convbench.render import Column, Table
 from convbench.units import format_time, significant
 
@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
     from convbench.compare import Compared, Comparison, Pair
 
-LEGEND = (
+STORED = (
     (
         ("ratio",),
         "ratio: new / base of the rounds' best first quartile, which disturbances move least; not of the medians",
     ),
     (("threshold",), "needed: the change that counts, from the least effect and the baseline's own spread"),
+)
+LAUNCHED = (
+    (
+        ("ratio",),
+        "ratio: new / old, the median over launches of fresh pairs of processes; base, new: of the stored runs",
+    ),
+    (("threshold",), "needed: half of the least effect, which the median and a 99 % lower bound of it must show"),
 )
 GRAVE = (Verdict.FAILED, Verdict.MISSING, Verdict.REGRESSION, Verdict.SUSPECT)
 WORST = 3
@@ -31,6 +38,10 @@ def _ratio(value: float) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{significant(100 * fraction, 2)}%"
+
+
+def _needed(fraction: float) -> str:
+    return _percent(fraction) if fraction <= CPU_RULES.too_noisy else f">{_percent(CPU_RULES.too_noisy)}"
 
 
 def comparison_facts(row: Comparison) -> dict[str, Any]:
@@ -62,12 +73,13 @@ def comparison_table(compared: Compared, title: str = "") -> Table:
         Column(key="base_s", header="base", show=format_time, right=True),
         Column(key="new_s", header="new", show=format_time, right=True),
         Column(key="ratio", header="ratio", show=_ratio, right=True),
-        Column(key="threshold", header="needed", show=_percent, right=True, spare=2),
+        Column(key="threshold", header="needed", show=_needed, right=True, spare=2),
         Column(key="verdict", header="verdict"), Column(key="why", header="why", cut=True, text_only=True),
         *(Column(key=key, header=key, hidden=True) for key in ("backend", "algorithm", "threads", "reason", "detail")),
     ]  # fmt: skip
     return Table(
-        key="comparison", title=title, columns=columns, rows=facts, legend=LEGEND, notes=comparison_notes(compared),
+        key="comparison", title=title, columns=columns, rows=facts, notes=comparison_notes(compared),
+        legend=LAUNCHED if compared.launches else STORED,
         best=[i for i, row in enumerate(compared.rows) if row.verdict in GRAVE],
     )  # fmt: skip
 

@@ -51,6 +51,8 @@ class Laps:
     def seconds(self, run: Callable[[], object], work: Work) -> list[float]:
         """Seconds that each phase of `work` takes in one `run`: of several threads, their average.
 
+        What the calling thread does itself comes on top: the others do not work meanwhile.
+
         Raises:
             KeyError: it ended a phase that `work` does not have.
         """
@@ -59,7 +61,12 @@ class Laps:
             run()
         finally:
             self._on = False
-        by_phase: dict[str, list[float]] = {phase.name: [] for phase in work.phases}
-        for (name, _), spent in self._spent.items():
-            by_phase[name].append(spent)
-        return [sum(spent) / max(1, len(spent)) for spent in by_phase.values()]
+        own = threading.get_ident()
+        alone = {phase.name: 0.0 for phase in work.phases}
+        shared: dict[str, list[float]] = {phase.name: [] for phase in work.phases}
+        for (name, thread), spent in self._spent.items():
+            if thread == own:
+                alone[name] += spent
+            else:
+                shared[name].append(spent)
+        return [alone[name] + sum(spent) / max(1, len(spent)) for name, spent in shared.items()]

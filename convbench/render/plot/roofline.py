@@ -43,10 +43,11 @@ def draw(scene: Scene, theme: Theme) -> Figure:
     homeless = hollow = 0
     for ax, panel in zip(canvas.axes, panels, strict=True):
         alike = [p for other in panels if other.roofs == panel.roofs for p in other.points]
-        _set_scales(ax, alike, ceilings[panel.device], panel.math_mode)
+        sets = [ceilings[panel.device], *([scene.published] if scene.published else [])]
+        _set_scales(ax, alike, sets, panel.math_mode)
         taken = marks.occupied(ax, panel, place, longest_s)
         hollow += _draw_effective(ax, taken, theme, panel)
-        _draw_roofs(ax, taken, theme, panel, [ceilings[panel.device], *([scene.published] if scene.published else [])])
+        _draw_roofs(ax, taken, theme, panel, sets)
         marks.draw_points(ax, theme, panel, place, longest_s, outlined)
         homeless += marks.label_points(ax, taken, theme, panel, place, longest_s, numbers)
     marks.add_table(canvas, theme, panels, numbers)
@@ -80,15 +81,16 @@ def _dashes(kind: str) -> str:
     return "-" if kind == "measured" else "--"
 
 
-def _set_scales(ax: Axes, points: list[Point], ceilings: Ceilings, math_mode: str) -> None:
-    """Limits that hold all of `points` and the ridges: the same for panels under the same roofs."""
-    peak = ceilings.compute[math_mode].value
-    ridges = [peak / bandwidth.value for bandwidth in ceilings.bandwidth.values()]
+def _set_scales(ax: Axes, points: list[Point], sets: list[Ceilings], math_mode: str) -> None:
+    """Limits that hold all of `points`, the peaks and the ridges: the same for panels under the same roofs."""
+    peaks = [(of, of.compute[math_mode].value) for of in sets if math_mode in of.compute]
+    ridges = [peak / bandwidth.value for of, peak in peaks for bandwidth in of.bandwidth.values()]
+    peak, highest = peaks[0][1], max(peak for _, peak in peaks)
     xs, ys = zip(*map(place, points), strict=True)
     ax.set(
         xscale="log", yscale="log",
         xlim=(min(*xs, min(ridges) / 5) / 1.4, max(*xs, max(ridges) * 3) * 1.6),
-        ylim=(min(*ys, peak / GIGA / 12) / 2.2, max(*ys, *map(effective, points), peak / GIGA) * 1.6),
+        ylim=(min(*ys, peak / GIGA / 12) / 2.2, max(*ys, *map(effective, points), highest / GIGA) * 1.6),
         xlabel="arithmetic intensity (executed flop per byte of traffic)", ylabel="Gflop/s",
     )  # fmt: skip
     for axis in (ax.xaxis, ax.yaxis):
