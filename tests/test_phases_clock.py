@@ -145,7 +145,14 @@ def test_what_the_caller_does_itself_comes_on_top(laps, clock):
         laps.end("product")
 
     def run():
-        threads = [threading.Thread(target=part, args=(seconds,)) for seconds in (4.0, 6.0)]
+        together = threading.Barrier(2)
+
+        def begin(seconds):
+            together.wait(10)
+            part(seconds)
+            together.wait(10)
+
+        threads = [threading.Thread(target=begin, args=(seconds,)) for seconds in (4.0, 6.0)]
         for thread in threads:
             thread.start()
         for thread in threads:
