@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from convbench.errors import InputError
+from convbench.errors import InputError, shown
 from convbench.machine import is_number, known
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class Ceiling:
             raise InputError(f"kind of a ceiling must be one of {', '.join(CEILING_KINDS)}; got {self.kind!r}")
         if not is_number(self.value) or self.value <= 0:
             raise InputError(f"value of a ceiling must be a number above 0, got {self.value!r}")
+        for name in ("minimum", "maximum", "count"):
+            value = getattr(self, name)
+            if value is not None and not is_number(value):
+                raise InputError(f"{name} of a ceiling must be a number, got {shown(value)}")
         if not is_number(self.sigma) or self.sigma < 0:
             raise InputError(f"sigma of a ceiling must be a number of at least 0, got {self.sigma!r}")
 
@@ -60,6 +64,10 @@ class CurvePoint:
     size_bytes: int
     bytes_per_s: float
     sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mix, str) or not all(map(is_number, (self.size_bytes, self.bytes_per_s, self.sigma))):
+            raise InputError("a point of a curve must be a mix and numbers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +119,10 @@ class Ceilings:
                 for level, mixes in values.get("mixes", {}).items()
             }
             values["curve"] = tuple(CurvePoint(**point) for point in values.get("curve", ()))
-            values["warnings"] = tuple(values.get("warnings", ()))
+            values["warnings"] = tuple(map(str, values.get("warnings", ())))
+            sizes, threads = values.get("capacity_bytes", {}), values.get("threads")
+            if not all(map(is_number, dict(sizes).values())) or not (threads is None or is_number(threads)):
+                raise InputError("capacity_bytes and threads must be numbers")
             return cls(**values)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise InputError(f"not a set of ceilings: {error}") from None

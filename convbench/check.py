@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from convbench.compare import CPU_RULES, GPU_RULES, Compared, Comparison, Reason, Verdict
 from convbench.confirm import confirm
 from convbench.errors import InputError
+from convbench.result import WARM
 from convbench.stats import median
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from convbench.result import Row, Run
+    from convbench.result import Run
     from convbench.suite import Gate
 
 LEAST_ROUNDS, LEAST_PROCESSES = 5, 3
@@ -43,9 +44,9 @@ def check_baseline(run: Run, where: str) -> None:
             )
 
 
-def to_confirm(compared: Compared) -> list[Row]:
-    """The rows of the new run that have a time in both: all of them are confirmed, not suspects alone."""
-    return [row.new for row in compared.rows if row.ratio is not None and row.new is not None]
+def to_confirm(compared: Compared) -> list[Comparison]:
+    """The warm rows with a time in both: all of them are confirmed, not suspects alone; cold ones stay as they are."""
+    return [row for row in compared.rows if row.ratio is not None and row.key.cache == WARM]
 
 
 def confirmed(
@@ -61,7 +62,7 @@ def confirmed(
         failed: why a row could not be measured on a side, by place.
         gates: how problems are treated, by name.
     """
-    rows = [row for row in compared.rows if row.ratio is not None]
+    rows = to_confirm(compared)
     places = [place for place in range(len(rows)) if place not in failed]
     found = confirm(
         [launches.get(place, ()) for place in places], null, [_least(rows[place], gates) for place in places]

@@ -172,7 +172,7 @@ def _conditions(header: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
         {name: device["fingerprint"] for name, device in header["devices"].items()},
         header["method"],
-        header["options"]["threads"],
+        header["options"].get("threads"),
     )
 
 
@@ -218,6 +218,9 @@ def _compared(key: RowKey, base: Row | None, new: Row | None, still: bool, gate:
     rules = CPU_RULES if key.device == "cpu" else GPU_RULES
     rounds = min(len(base.rounds), len(new.rounds))
     old_s, new_s = (screen_value(row.rounds[:rounds], row.key.threads) for row in (base, new))
+    if min(old_s, new_s) <= 0:
+        return Comparison(key=key, base=base, new=new, verdict=Verdict.INCONCLUSIVE, reason=Reason.CLOCK,
+                          detail="a time of 0")  # fmt: skip
     needed = max(gate.min_effect or rules.min_effect, rules.noise_factor * spread(base.rounds, base.key.threads))
     if not gate.enabled:
         verdict, reason, detail = Verdict.OK, Reason.DISABLED, gate.reason

@@ -45,12 +45,12 @@ def confirm(
 
     Args:
         rows: log(new / old) of each row's launches.
-        null: the same of a row measured with the new version on both sides: where that is slower, nothing is sure.
+        null: the same of a row measured with the new version on both sides: where that is slower or faster, or could
+            not be measured, nothing is sure.
         min_effects: least relative change that counts, of each row.
     """
-    if slower(null, min(min_effects, default=0.05)) or slower(
-        [-value for value in null], min(min_effects, default=0.05)
-    ):
+    least = min(min_effects, default=0.0)
+    if not null or slower(null, least) or slower([-value for value in null], least):
         return [(Verdict.INCONCLUSIVE, Reason.NULL)] * len(rows)
     worse = discoveries([sign_probability(row) for row in rows], FALSE_RATE)
     better = discoveries([sign_probability([-value for value in row]) for row in rows], FALSE_RATE)

@@ -15,6 +15,7 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
@@ -160,6 +161,20 @@ class _Process:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    def greet(self) -> tuple[str, str]:
+        """Version and folder of its convbench.
+
+        Raises:
+            ConvbenchError: it is of another protocol, has ended, or is silent.
+        """
+        answer = self.ask({"protocol": PROTOCOL})
+        if answer.get("protocol") != PROTOCOL:
+            raise InputError(
+                f"the {self.side.title} side has convbench {answer.get('version')}, which speaks another protocol "
+                f"({answer.get('protocol')}, not {PROTOCOL})"
+            )
+        return answer["version"], answer["folder"]
+
     def end(self) -> None:
         """Ends the process."""
         self._child.kill()
@@ -173,13 +188,21 @@ class _Process:
 def _started(side: Side, timeout_s: float) -> Iterator[_Process]:
     process = _Process(side, timeout_s)
     try:
-        answer = process.ask({"protocol": PROTOCOL})
-        if answer.get("protocol") != PROTOCOL:
-            raise InputError(
-                f"the {side.title} side has convbench {answer.get('version')}, which speaks another protocol "
-                f"({answer.get('protocol')}, not {PROTOCOL})"
-            )
+        process.greet()
         yield process
+    finally:
+        process.end()
+
+
+def version(side: Side, timeout_s: float) -> tuple[str, str]:
+    """Version and folder of the convbench that a side loads.
+
+    Raises:
+        ConvbenchError: it cannot be started, is of another protocol, ends, or is silent.
+    """
+    process = _Process(side, timeout_s)
+    try:
+        return process.greet()
     finally:
         process.end()
 
@@ -193,7 +216,11 @@ def serve(requests: IO[str], lines: IO[str]) -> None:
     for text in requests:
         request = json.loads(text)
         if "protocol" in request:
-            answer: dict[str, Any] = {"protocol": PROTOCOL, "version": __version__}
+            answer: dict[str, Any] = {
+                "protocol": PROTOCOL,
+                "version": __version__,
+                "folder": str(Path(__file__).parent),
+            }
         elif "plan" in request:
             timer = None  # room for the next
             timer, reason = _timer(request)

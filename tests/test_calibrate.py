@@ -116,11 +116,11 @@ def test_its_peak_is_remembered_for_runs_that_it_is_in():
     assert not warnings
 
 
-def test_a_product_that_takes_too_long_is_run_once_and_left_out():
+def test_a_product_that_takes_too_long_each_time_is_left_out():
     device = Simulated()
     probe = next(p for p in _probes(device) if p.amount == 2e12)
     assert calibrate.launches(probe, device.clock(1)) is None
-    assert device.runs == 1
+    assert device.runs == 3  # the first may have been disturbed
 
 
 def _probes(device):

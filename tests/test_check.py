@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import tempfile
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from convbench.cli import main
 from convbench.cli.check import again
 from convbench.compare import Reason, Verdict, compare
 from convbench.errors import InputError
-from convbench.result import Status
+from convbench.result import COLD, Status
 from convbench.suite import Gate
 
 STILL = [0.01, -0.01] * 6
@@ -71,6 +72,27 @@ def test_the_null_control_makes_all_inconclusive():
     assert {r.reason for r in after.rows} == {Reason.NULL}
     assert exit_code(after) == 0
     assert exit_code(after, fail_on_inconclusive=True) == 5
+
+
+def test_without_a_null_control_nothing_is_sure():
+    after = confirmed(compared(1, 1, 1), dict.fromkeys(range(3), logs(0.5)), [], {}, {})
+    assert {r.reason for r in after.rows} == {Reason.NULL}
+
+
+def test_cold_rows_are_not_confirmed():
+    """A pair of processes measures warm."""
+    cold = [replace(r, key=replace(r.key, cache=COLD)) for r in (named("a"), named("a", 1.5))]
+    before = compare(run(cold[0], named("b")), run(cold[1], named("b")))
+    after = confirmed(before, {0: logs(0)}, STILL, {}, {})
+    assert [(r.verdict, r.detail) for r in after.rows] == [
+        (Verdict.SUSPECT, ""), (Verdict.OK, "11 of 12 launches slower"),
+    ]  # fmt: skip
+
+
+def test_the_factor_is_that_of_the_launches():
+    after = confirmed(compared(3, 3, 3), dict.fromkeys(range(3), [0.0] * 12), STILL, {}, {})
+    assert after.factor == pytest.approx(1)
+    assert after.launches == 12
 
 
 def test_gates_hold_for_launches_too():

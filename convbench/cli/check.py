@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from contextlib import redirect_stdout
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from convbench.units import format_time, parse_duration
 
 if TYPE_CHECKING:
     from convbench.compare import Compared
+    from convbench.pairs import Side
     from convbench.result import Run
 
 
@@ -62,6 +62,8 @@ def command(
     """
     if current and (against or output):
         raise click.UsageError("--current measures nothing: it excludes --against and -o")
+    if not against and (launches or replaced):
+        raise click.UsageError("--launches and --against-backend need --against")
     from convbench.check import check_baseline, exit_code
     from convbench.compare import compare
     from convbench.journal import read_run
@@ -74,11 +76,11 @@ def command(
     if others := {row.key.case.suite for row in base.rows} - {loaded.name}:
         raise InputError(f"{baseline} holds rows of {', '.join(sorted(others))}, not of {loaded.name} alone")
     gates = {problem.name: problem.gate for problem in loaded.problems}
+    sides = _sides(base, against, [_names(texts) for texts in (replaced, named)], timeout) if against else None
     new = read_run(current) if current else _measured(base, suite, output)
     compared = compare(base, new, gates)
-    if against:
-        sides = [_names(texts) for texts in (replaced, named)]
-        compared = _confirmed(compared, base, against, sides, launches, timeout, gates)
+    if sides:
+        compared = _confirmed(compared, *sides, launches, timeout, gates)
     tables = [comparison_table(compared, f"{loaded.name} beside {baseline.name}"), means_table(compared)]
     print_tables([table for table in tables if table], output_format)
     code = exit_code(compared, fail_on_inconclusive=fail_on == "inconclusive")
@@ -115,6 +117,8 @@ def _measured(base: Run, suite: str, output: Path | None) -> Run:
     try:
         with redirect_stdout(io.StringIO()):
             run.main(arguments, prog_name="convbench run", standalone_mode=False)
+    except click.Abort:
+        sys.exit(130)
     except SystemExit as end:
         if end.code not in {0, 6}:  # 6: a row is broken, which the comparison says
             raise
@@ -136,8 +140,8 @@ def again(words: list[str], suite: str) -> list[str]:
         raise InputError("the baseline was not made by `convbench run`")
     try:
         suites = run.make_context("run", [*arguments], resilient_parsing=True).params["suites"]
-    except click.ClickException as error:
-        raise InputError(f"the baseline's command is not understood: {error.format_message()}") from None
+    except (click.ClickException, KeyError, TypeError) as error:
+        raise InputError(f"the baseline's command is not understood: {error}") from None
     found: list[str] = []
     words_left = iter(arguments)
     for word in words_left:
@@ -150,23 +154,38 @@ def again(words: list[str], suite: str) -> list[str]:
     return [suite, *found]
 
 
-def _confirmed(
-    compared: Compared, base: Run, python: str, names: list[dict[str, str]], count: int | None, timeout_s: float,
-    gates: Any,
-) -> Compared:  # fmt: skip
+def _sides(base: Run, python: str, names: list[dict[str, str]], timeout_s: float) -> tuple[Side, Side]:
+    """The old and the new version, once both have answered.
+
+    Raises:
+        ConvbenchError: one does not, or the baseline's algorithms were chosen by measuring.
+    """
+    from convbench.pairs import Side, version
+
+    if base.header["options"].get("tune"):
+        raise InputError("a baseline measured with --tune cannot be confirmed: name its algorithms instead")
+    here = _files(base.header["command"]) | names[1]
+    old = Side(title="old", python=python, backends=here | names[0])
+    new = Side(title="new", python=sys.executable, backends=here)
+    loaded = [version(side, timeout_s) for side in (old, new)]
+    for side, (number, folder) in zip((old, new), loaded, strict=True):
+        _say(f"{side.title}: convbench {number} in {folder}")
+    if loaded[0] == loaded[1] and old.backends == new.backends:
+        _say("warning: both sides load the same convbench and the same backends")
+    return old, new
+
+
+def _confirmed(compared: Compared, old: Side, new: Side, count: int | None, timeout_s: float, gates: Any) -> Compared:
     """The comparison with what fresh pairs of processes say."""
     from convbench import session
     from convbench.check import confirmed, to_confirm
     from convbench.confirm import launches_needed
-    from convbench.pairs import NULL, Side, launches
+    from convbench.pairs import NULL, launches
 
     rows = to_confirm(compared)
     if not rows:
         return compared
     count = count or launches_needed(len(rows))
-    here = _files(base.header["command"]) | names[1]
-    old = Side(title="old", python=python, backends=here | names[0])
-    new = Side(title="new", python=sys.executable, backends=here)
     ratios: dict[int, list[float]] = {place: [] for place in (NULL, *range(len(rows)))}
     failed: dict[int, str] = {}
     started = time.perf_counter()
@@ -178,7 +197,7 @@ def _confirmed(
             else:
                 ratios[found.row].append(found.ratio)
     if NULL in failed:
-        raise InputError(f"the null control failed: {failed[NULL]}")
+        _say(f"warning: the null control failed: {failed.pop(NULL)}")
     _say(f"confirmed in {format_time(time.perf_counter() - started)}")
     return confirmed(compared, ratios, ratios[NULL], failed, gates)
 
@@ -186,10 +205,10 @@ def _confirmed(
 def _files(words: list[str]) -> dict[str, str]:
     """Backends from files in a command line, by their names."""
     from convbench.backends import parse_backend
+    from convbench.cli.run import command as run
 
-    texts = [word for option, word in pairwise(words) if option in {"-b", "--backend"}]
     found = {}
-    for text in texts:
+    for text in run.make_context("run", words[2:], resilient_parsing=True).params.get("specs") or ():
         path, py, name = text.rpartition(".py:")
         if py:
             file = f"{path}.py:{name.partition(':')[0]}"

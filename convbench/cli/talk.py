@@ -14,6 +14,7 @@ import click
 
 from convbench.claims import EVERY, QUESTIONS, claims_from, claims_markdown, claims_table, with_ceilings
 from convbench.cli.options import Parsed, format_option, print_tables, several
+from convbench.cli.output import check_output, write_output
 from convbench.errors import InputError, unknown_name
 from convbench.units import parse_duration
 
@@ -208,7 +209,10 @@ def _read(folders: Sequence[Path], keys: Sequence[str]) -> dict[str, list[tuple[
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder that `convbench talk` made")
-    names = {(folder, key): key if len(folders) == 1 else f"{folder.name}/{key}" for folder in folders
+    folders = [*{folder.resolve(): folder for folder in folders}.values()]
+    same = len({folder.name for folder in folders}) < len(folders)
+    titles = {folder: f"{folder.name} {number}" if same else folder.name for number, folder in enumerate(folders, 1)}
+    names = {(folder, key): key if len(folders) == 1 else f"{titles[folder]}/{key}" for folder in folders
              for key in QUESTIONS if _file(folder, key).exists()}  # fmt: skip
     runs = with_ceilings([read_run(_file(*place)) for place in names])  # those of other claims may have the ceilings
     found: dict[str, list[tuple[str, Run]]] = {key: [] for key in keys}
@@ -228,12 +232,15 @@ def _write(folder: Path, claims: Sequence[Claim], runs: dict[str, Run]) -> None:
 
     missing = charts_missing()
     files = {TEXT: claims_markdown(claims)} | ({} if missing else {PAGE: report_html(runs, claims=claims)})
+    ours = any(_file(folder, key).exists() for key in QUESTIONS)
+    for name in () if ours else files:
+        check_output(folder / name, force=False)
     for name, content in files.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(content, encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write {folder / name}: {error.strerror}") from None
+        write_output(folder / name, content.encode())
     _say(f"{folder}: {', '.join(files)}" + (f"; no {PAGE}: {missing}" if missing else ""))
 
 
