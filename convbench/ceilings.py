@@ -66,8 +66,9 @@ class CurvePoint:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mix, str) or not all(map(is_number, (self.size_bytes, self.bytes_per_s, self.sigma))):
-            raise InputError("a point of a curve must be a mix and numbers")
+        numbers = (self.size_bytes, self.bytes_per_s)
+        if not (isinstance(self.mix, str) and all(is_number(n) and n > 0 for n in numbers) and is_number(self.sigma)):
+            raise InputError(f"a point of a curve must be a mix and numbers above 0, got {shown(self)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +121,9 @@ class Ceilings:
             }
             values["curve"] = tuple(CurvePoint(**point) for point in values.get("curve", ()))
             values["warnings"] = tuple(map(str, values.get("warnings", ())))
-            sizes, threads = values.get("capacity_bytes", {}), values.get("threads")
-            if not all(map(is_number, dict(sizes).values())) or not (threads is None or is_number(threads)):
+            sizes, threads = dict(values.get("capacity_bytes", {})), values.get("threads")
+            values["capacity_bytes"] = sizes
+            if not all(map(is_number, sizes.values())) or not (threads is None or is_number(threads)):
                 raise InputError("capacity_bytes and threads must be numbers")
             return cls(**values)
         except (TypeError, KeyError, AttributeError, ValueError) as error:

@@ -152,7 +152,9 @@ def test_an_empty_a_newer_and_a_damaged_run():
     write("damaged.jsonl", ceilings={"compute": {"fp32": {"value": -1, "kind": "measured"}}, "bandwidth": {}})
     assert "value of a ceiling must be a number above 0" in error_of(1, "damaged.jsonl")
     write("damaged.jsonl", ceilings=CEILINGS | {"curve": [{"mix": "read", "size_bytes": "4k", "bytes_per_s": 1.0}]})
-    assert "the curve of cpu is damaged" in error_of(1, "damaged.jsonl", "--kind", "ceilings")
+    assert "damaged: a point of a curve must be a mix and numbers above 0" in error_of(
+        1, "damaged.jsonl", "--kind", "ceilings"
+    )
 
 
 def test_published_roofs_are_drawn_too():

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from convbench.tasks import Task
 
 
-@click.command(name="run")
+# The options of --help are its own, since `talk` and `check` call it without the group that they come from.
+@click.command(name="run", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("suites", metavar="SUITE...", nargs=-1, required=True)
 @click.option("-b", "--backend", "specs", multiple=True, metavar="BACKEND[:ALGORITHM]",
               help="May be repeated. BACKEND alone: all its algorithms; BACKEND:auto: its own choice. "

@@ -33,7 +33,7 @@ def draw(scene: Scene, theme: Theme) -> Figure:
     """A panel per device that has a curve.
 
     Raises:
-        InputError: none has, or one is damaged.
+        InputError: none has.
     """
     found = curves(scene)
     above = header_inches(scene) + 0.35

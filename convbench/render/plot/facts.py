@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convbench.errors import InputError, shown, unknown_name
-from convbench.machine import is_number
+from convbench.errors import InputError, unknown_name
 from convbench.placement import run_ceilings
 from convbench.problem import ConvPass
 from convbench.render.plot.scene import MOST_PANELS, series
@@ -151,16 +150,11 @@ def curves(scene: Scene) -> dict[str, Ceilings]:
     """The ceilings of devices whose bandwidth was measured over size.
 
     Raises:
-        InputError: there are none, or a point is damaged.
+        InputError: there are none.
     """
     found = {device: of for device, of in run_ceilings(scene.run).items() if of.curve}
     if not found:
         raise InputError("no curve of bandwidth over size in the run: `convbench machine --measure`, then run again")
-    for device, ceilings in found.items():
-        for point in ceilings.curve:
-            numbers = (point.size_bytes, point.bytes_per_s)
-            if not all(is_number(value) and value > 0 for value in numbers) or not is_number(point.sigma):
-                raise InputError(f"the curve of {device} is damaged: {shown(point)}")
     return found
 
 
