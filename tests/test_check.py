@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import tempfile
 from dataclasses import replace
 
 import pytest
@@ -145,7 +144,6 @@ filter_size = 3
 def baseline(tmp_path, monkeypatch):
     """A baseline of three processes, made in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a measuring lock of its own
     (tmp_path / "tiny.toml").write_text(SUITE)
     (tmp_path / "old.py").write_text(BACKEND.replace("SECONDS", "2e-3"))
     (tmp_path / "mine.py").write_text(BACKEND.replace("SECONDS", "2e-3"))

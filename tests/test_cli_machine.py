@@ -5,7 +5,6 @@ import io
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,6 @@ FOUND = Ceilings(
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a measuring lock of its own
     (tmp_path / "tiny.toml").write_text(SUITE)
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from convbench.backends import parse_backend
 from convbench.claims import QUESTIONS
 from convbench.cli import main
+from convbench.cli import run as run_module
 from convbench.cli import talk as module
 from convbench.journal import read_run
 from convbench.problem import ConvPass, Layout
@@ -165,14 +166,14 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, code, said):
 
 
 def test_an_interrupt_keeps_what_is_measured(tmp_path, monkeypatch):
-    first = module._run
+    first = run_module.run_silently
     calls = []
 
     def interrupted(arguments):
         calls.append(arguments[0])
         return first(arguments) if len(calls) == 1 else 130
 
-    monkeypatch.setattr(module, "_run", interrupted)
+    monkeypatch.setattr(run_module, "run_silently", interrupted)
     found = convbench(*QUICK[:4], "small,machines,batch", *QUICK[5:], "-o", tmp_path)
     assert found.exit_code == 130
     assert calls == ["talk-small", "talk-boundaries"]
@@ -182,7 +183,7 @@ def test_an_interrupt_keeps_what_is_measured(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_before_anything_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_run", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(run_module, "run_silently", mock.Mock(side_effect=KeyboardInterrupt))
     found = convbench(*QUICK, "-o", tmp_path / "talk")
     assert found.exit_code == 130
     assert not (tmp_path / "talk").exists()
@@ -217,7 +218,7 @@ def test_algorithms_of_a_question():
 @pytest.mark.parametrize(("backends", "isolated"), [(["cpu:gemm", "cpu:fft"], False), (["cpu:gemm", "torch"], True)])
 def test_several_backends_are_kept_apart(tmp_path, monkeypatch, backends, isolated):
     ran = mock.Mock(return_value=130)
-    monkeypatch.setattr(module, "_run", ran)
+    monkeypatch.setattr(run_module, "run_silently", ran)
     convbench("talk", *(part for name in backends for part in ("-b", name)), "--only", "small", "-o", tmp_path)
     (arguments,) = ran.call_args.args
     assert ("--isolate" in arguments) is isolated

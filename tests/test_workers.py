@@ -146,13 +146,14 @@ def run_program(*arguments, **options):
 
 def test_rounds_of_three_real_workers(tmp_path):
     path = tmp_path / "run.jsonl"
-    done = run_program("-b", "cpu:gemm", "--processes", "3", "-o", str(path))
+    done = run_program("-b", "cpu:gemm", "--processes", "3", "--max-time", "0.4s", "-o", str(path))
     assert done.returncode == 0, done.stderr
     run = read_run(path)
     assert [row.status for row in run.rows] == ["ok"] * 3
     for row in run.rows:
         assert [r.process for r in row.rounds] == sorted(r.process for r in row.rounds)
         assert {r.process: 0 for r in row.rounds}.keys() == {0, 1, 2}
+        assert all(sum(r.process == p for r in row.rounds) >= 2 for p in range(3))
     assert run.header["options"]["processes"] == 3
     types = [json.loads(line)["type"] for line in path.read_text().splitlines()]
     assert types.count("case") == 3

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,24 +104,15 @@ def _names(texts: tuple[str, ...]) -> dict[str, str]:
 def _measured(base: Run, suite: str, output: Path | None) -> Run:
     """The run of the baseline's own command, now."""
     from convbench import session
-    from convbench.cli.run import command as run
+    from convbench.cli.run import run_silently
     from convbench.journal import read_run
 
     path = output or Path("runs") / f"check-{session.stamp()}.jsonl"
     arguments = [*again(base.header["command"], suite), "-o", str(path)]
     _say(f"measuring: convbench run {shlex.join(arguments)}")
-    called = sys.argv
-    sys.argv = [called[0], "run", *arguments]  # what worker processes are started with
-    try:
-        with redirect_stdout(io.StringIO()):
-            run.main(arguments, prog_name="convbench run", standalone_mode=False)
-    except click.Abort:
-        sys.exit(130)
-    except SystemExit as end:
-        if end.code not in {0, 6}:  # 6: a row is broken, which the comparison says
-            raise
-    finally:
-        sys.argv = called
+    code = run_silently(arguments)
+    if code not in {0, 6}:  # 6: a row is broken, which the comparison says
+        sys.exit(code)
     return read_run(path)
 
 

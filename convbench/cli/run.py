@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -135,6 +136,28 @@ def command(
     path = output or Path("runs") / f"{'+'.join(s.name for s in loaded)[:60]}-{session.stamp()}.jsonl"
     _measure(found, backends, options, loaded, path, started, resume=resume, force=force, quiet=quiet,
              ceilings=not no_ceilings, output_format=output_format)  # fmt: skip
+
+
+def run_silently(arguments: list[str]) -> int:
+    """`convbench run` without its tables, for other commands; its exit code.
+
+    It is the command line meanwhile: what the result file names, and what worker processes are started with.
+
+    Raises:
+        ConvbenchError: it cannot go on.
+    """
+    called = sys.argv
+    sys.argv = [called[0], "run", *arguments]
+    try:
+        with redirect_stdout(io.StringIO()):
+            command.main(arguments, prog_name="convbench run", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):  # before it began to measure
+        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.argv = called
+    return 0
 
 
 def _backends(texts: tuple[str, ...], isolated_s: float | None = None) -> list[BackendSpec]:

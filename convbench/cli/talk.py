@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 import textwrap
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +100,7 @@ def _measure(
 ) -> int:  # fmt: skip
     """Runs the suite of each question; the exit code of the whole: 130 ends it, 6 is kept until its end."""
     from convbench.backends import parse_backend
-    from convbench.cli.run import _backends
+    from convbench.cli.run import _backends, run_silently
 
     taken = [question.key for question in questions if _file(folder, question.key).exists()]
     if taken and not resume:
@@ -123,7 +121,7 @@ def _measure(
             arguments += ["--resume"] if resume else []
             arguments += ["-q"] if quiet else []
             arguments += ["--no-ceilings"] if contended else []
-            code = _run(arguments)
+            code = run_silently(arguments)
             worst = max(worst, code)
             if code == 130:
                 break
@@ -131,30 +129,6 @@ def _measure(
     except KeyboardInterrupt:
         return 130
     return worst
-
-
-def _run(arguments: list[str]) -> int:
-    """`convbench run` without its tables; its exit code.
-
-    It is the command line meanwhile: what the result file names, and what worker processes are started with.
-
-    Raises:
-        ConvbenchError: it cannot go on.
-    """
-    from convbench.cli.run import command as run
-
-    called = sys.argv
-    sys.argv = [called[0], "run", *arguments]
-    try:
-        with redirect_stdout(io.StringIO()):
-            run.main(arguments, prog_name="convbench run", standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort):  # before it began to measure
-        return 130
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    finally:
-        sys.argv = called
-    return 0
 
 
 def _contended(path: Path) -> bool:
