@@ -1,6 +1,6 @@
-"""The regression check: a baseline's rows measured again, and confirmed by fresh pairs of processes.
+"""The regression check: what a baseline must hold, what fresh pairs of processes decide, and the exit code.
 
-Rules: docs/method.md, "Comparison". This module decides; `convbench check` measures and prints.
+Pure functions; the measuring is that of `runner` and `pairs`. Rules: docs/method.md, "Confirmation".
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convbench.compare import CPU_RULES, GPU_RULES, Compared, Comparison, Reason, Verdict
-from convbench.confirm import confirm
+from convbench.confirm import NULL, confirm, ratio_interval
 from convbench.errors import InputError
-from convbench.result import WARM
+from convbench.result import BROKEN
 from convbench.stats import median
+from convbench.suite import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from convbench.result import Run
-    from convbench.suite import Gate
+    from convbench.confirm import Launched
+    from convbench.result import Row, RowKey, Status
 
 LEAST_ROUNDS, LEAST_PROCESSES = 5, 3
 """Of each row of a baseline: a process has a bias of its own, which a baseline of one would keep."""
 GRAVE = {Verdict.FAILED, Verdict.MISSING}
 
 
-def check_baseline(run: Run, where: str) -> None:
-    """Refuses a run that cannot serve as a baseline.
+def check_baseline(rows: Sequence[Row], where: str) -> None:
+    """Refuses rows that cannot serve as a baseline.
 
     Raises:
         InputError: no row has a time, or one was measured in too few rounds or processes.
     """
-    timed = [row for row in run.rows if row.time_s is not None]
+    timed = [row for row in rows if row.time_s is not None]
     if not timed:
         raise InputError(f"{where} is no baseline: no row of it has a time")
     for row in timed:
@@ -44,58 +45,116 @@ def check_baseline(run: Run, where: str) -> None:
             )
 
 
-def to_confirm(compared: Compared) -> list[Comparison]:
-    """The warm rows with a time in both: all of them are confirmed, not suspects alone; cold ones stay as they are."""
-    return [row for row in compared.rows if row.ratio is not None and row.key.cache == WARM]
+def unconfirmed(keys: Sequence[RowKey], gates: Mapping[str, Gate]) -> Compared:
+    """Rows without stored runs: all is left to fresh pairs of processes."""
+
+    def row(key: RowKey) -> Comparison:
+        gate = gates.get(key.case.name, Gate())
+        if not gate.enabled:
+            verdict, reason = Verdict.OK, Reason.DISABLED
+        else:
+            verdict, reason = Verdict.INCONCLUSIVE, Reason.NOT_MEASURED
+        return Comparison(key=key, base=None, new=None, verdict=verdict, reason=reason, detail=gate.reason)
+
+    return Compared(rows=tuple(map(row, keys)), canaries={}, changed=())
+
+
+def to_confirm(compared: Compared) -> list[RowKey]:
+    """The rows that both versions may have a time for: all of them are confirmed, not suspects alone."""
+    return [
+        row.key
+        for row in compared.rows
+        if row.reason is not Reason.DISABLED and (row.ratio is not None or (row.base is None and row.new is None))
+    ]
 
 
 def confirmed(
-    compared: Compared, launches: Mapping[int, Sequence[float]], null: Sequence[float], failed: Mapping[int, str],
-    gates: Mapping[str, Gate],
-) -> Compared:  # fmt: skip
+    compared: Compared, keys: Sequence[RowKey], found: Sequence[Launched], gates: Mapping[str, Gate]
+) -> Compared:
     """The comparison with what fresh pairs of processes say of its rows.
 
     Args:
-        compared: of stored runs.
-        launches: log(new / old) of each launch, by place in `to_confirm`.
-        null: of the null control.
-        failed: why a row could not be measured on a side, by place.
+        compared: of stored runs, or `unconfirmed`.
+        keys: of the rows that were launched.
+        found: the launches, by place in `keys`.
         gates: how problems are treated, by name.
     """
-    rows = to_confirm(compared)
-    places = [place for place in range(len(rows)) if place not in failed]
-    found = confirm(
-        [launches.get(place, ()) for place in places], null, [_least(rows[place], gates) for place in places]
-    )
-    decided: dict[int, Comparison] = {
-        place: _decided(rows[place], *verdict, launches.get(place, ()), gates)
-        for place, verdict in zip(places, found, strict=True)
-    }
-    for place, reason in failed.items():
-        decided[place] = replace(rows[place], verdict=Verdict.FAILED, reason=Reason.STATUS, detail=reason)
-    by_key = {rows[place].key: row for place, row in decided.items()}
-    merged = tuple(by_key.get(row.key, row) for row in compared.rows)
-    return replace(compared, rows=merged, launches=max(map(len, launches.values()), default=0))
+    lost = {launch.row: launch.lost for launch in found if launch.lost}
+    by_place: dict[int, list[Launched]] = {place: [] for place in (NULL, *range(len(keys))) if place not in lost}
+    for launch in found:
+        if launch.row in by_place:
+            by_place[launch.row].append(launch)
+    null = [_log_ratio(launch) for launch in by_place.pop(NULL)]
+    logs = [[_log_ratio(launch) for launch in of] for of in by_place.values()]
+    least = [_least(keys[place], gates) for place in by_place]
+    verdicts = confirm(logs, null, least)
+    by_key = {row.key: row for row in compared.rows}
+    for place, effect, verdict in zip(by_place, least, verdicts, strict=True):
+        by_key[keys[place]] = _decided(by_key[keys[place]], *verdict, by_place[place], effect)
+    for place, sides in lost.items():
+        by_key[keys[place]] = _lost(by_key[keys[place]], sides)
+    return replace(compared, rows=tuple(by_key.values()))
 
 
-def _least(row: Comparison, gates: Mapping[str, Gate]) -> float:
-    gate = gates.get(row.key.case.name)
-    rules = CPU_RULES if row.key.device == "cpu" else GPU_RULES
-    return gate.min_effect if gate is not None and gate.min_effect else rules.min_effect
+def _log_ratio(launch: Launched) -> float:
+    assert launch.log_ratio is not None
+    return launch.log_ratio
+
+
+def _least(key: RowKey, gates: Mapping[str, Gate]) -> float:
+    rules = CPU_RULES if key.device == "cpu" else GPU_RULES
+    return gates.get(key.case.name, Gate()).min_effect or rules.min_effect
 
 
 def _decided(
-    row: Comparison, verdict: Verdict, reason: Reason, launches: Sequence[float], gates: Mapping[str, Gate]
+    row: Comparison, verdict: Verdict, reason: Reason, launches: Sequence[Launched], least: float
 ) -> Comparison:
-    if row.reason is Reason.DISABLED or not launches:
-        return row
-    ratio = math.exp(median(launches))
-    detail = f"{sum(value > 0 for value in launches)} of {len(launches)} launches slower"
+    if not launches:
+        return replace(row, verdict=verdict, reason=reason)
+    logs = [_log_ratio(launch) for launch in launches]
+    detail = f"{sum(value > 0 for value in logs)} of {len(logs)} launches slower"
+    if verdict is Verdict.INCONCLUSIVE:
+        detail = f"{reason.replace('_', ' ')}: {detail}"
     if row.verdict is Verdict.ALGORITHM_CHANGED:
         detail = f"{row.detail}; {detail}"
+    old_s, new_s = (median([launch.seconds[side] for launch in launches]) for side in (0, 1))
     return replace(
-        row, verdict=verdict, reason=reason, detail=detail, ratio=ratio, threshold=_least(row, gates) / 2
+        row, verdict=verdict, reason=reason, detail=detail, ratio=math.exp(median(logs)),
+        interval=ratio_interval(logs), threshold=least / 2, launches=tuple(map(math.exp, logs)),
+        launched_s=(old_s, new_s),
     )  # fmt: skip
+
+
+def _lost(row: Comparison, sides: Mapping[str, tuple[Status, str]]) -> Comparison:
+    """A row that a side could not measure: what the new one lacks is missing, what only the old one lacks is new."""
+    detail = "; ".join(f"{side}: {status}: {reason}" for side, (status, reason) in sides.items())
+    new = sides.get("new")
+    if new and new[0] in BROKEN:
+        verdict = Verdict.FAILED
+    elif new:
+        verdict = Verdict.OK if "old" in sides else Verdict.MISSING
+    else:
+        verdict = Verdict.NEW
+    return replace(row, verdict=verdict, reason=Reason.STATUS, detail=detail, ratio=None, interval=None, threshold=None)
+
+
+def measured_twice(first: Compared, second: Compared) -> Compared:
+    """The first comparison, whose suspects are regressions where the second, of fresh processes, suspects them too.
+
+    For machines that nothing else uses: elsewhere two measurements share what disturbs them.
+    """
+    again = {row.key: row for row in second.rows}
+
+    def decided(row: Comparison) -> Comparison:
+        if row.verdict is not Verdict.SUSPECT or row.key not in again:
+            return row
+        repeated = again[row.key]
+        if repeated.verdict is Verdict.SUSPECT:
+            ratio = f"{repeated.ratio:.3f}"
+            return replace(row, verdict=Verdict.REGRESSION, detail=f"ratio {ratio} when measured again")
+        return replace(repeated, base=row.base, detail=repeated.detail or "slower once, not when measured again")
+
+    return replace(first, rows=tuple(map(decided, first.rows)))
 
 
 def exit_code(compared: Compared, *, fail_on_inconclusive: bool = False) -> int:

@@ -31,12 +31,13 @@ def start(arguments: Sequence[str], how: str, only: Sequence[str] = (), **pipes:
     """
     # -P: modules of the working directory must not stand in for ours.
     command = [sys.executable, "-P", "-m", "convbench", *arguments, how, *(f"--only={text}" for text in only)]
-    with _interrupts_blocked():
+    with interrupts_blocked():
         return subprocess.Popen(command, **pipes)
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits, also for a process started meanwhile, which must let it through."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -88,7 +88,10 @@ class Comparison:
         base: the row in the baseline; `new` in the other run; None where it is not there.
         verdict: with `reason`, and `detail` in words where there is more to say.
         ratio: new over base of the values that decide; None without both.
+        interval: where the ratio lies; None where too little was measured for one.
         threshold: relative change that was needed; None where none was computed.
+        launches: new over base by fresh pairs of processes; the ratio is then their median.
+        launched_s: median seconds of the old and the new side over these; None without any.
     """
 
     key: RowKey
@@ -98,7 +101,20 @@ class Comparison:
     reason: Reason
     detail: str = ""
     ratio: float | None = None
+    interval: tuple[float, float] | None = None
     threshold: float | None = None
+    launches: tuple[float, ...] = ()
+    launched_s: tuple[float, float] | None = None
+
+    @property
+    def base_s(self) -> float | None:
+        """Seconds of the old version; None without any."""
+        return self.launched_s[0] if self.launched_s else (self.base.time_s if self.base else None)
+
+    @property
+    def new_s(self) -> float | None:
+        """Seconds of the new version; None without any."""
+        return self.launched_s[1] if self.launched_s else (self.new.time_s if self.new else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +125,16 @@ class Compared:
         rows: in the order of the baseline, then those that only the new run has.
         canaries: new over base, by canary.
         changed: what differs in the environment, as (name, base, new): listed, and no reason to refuse.
-        launches: of fresh pairs of processes, which then made the ratios; 0 where the stored runs did.
     """
 
     rows: tuple[Comparison, ...]
     canaries: Mapping[str, float]
     changed: tuple[tuple[str, str, str], ...]
-    launches: int = 0
+
+    @property
+    def launches(self) -> int:
+        """Of fresh pairs of processes, which then made the ratios; 0 where the stored runs did."""
+        return max((len(row.launches) for row in self.rows), default=0)
 
     @property
     def factor(self) -> float | None:
@@ -140,8 +159,8 @@ def compare(base: Run, new: Run, gates: Mapping[str, Gate] | None = None) -> Com
     Raises:
         NotComparableError: they were measured on different machines or in different ways, or have no row in common.
     """
-    guard(base, new)
-    canaries = _canary_ratios(base, new)
+    guard(base.header, new.header)
+    canaries = canary_ratios(base, new)
     still = all(abs(ratio - 1) <= CPU_RULES.canary for ratio in canaries.values())
     news = {row.key: row for row in new.rows}
     if not any(row.key in news for row in base.rows):
@@ -151,16 +170,16 @@ def compare(base: Run, new: Run, gates: Mapping[str, Gate] | None = None) -> Com
     rows = tuple(
         _compared(key, bases.get(key), news.get(key), still, (gates or {}).get(key.case.name, Gate())) for key in keys
     )
-    return Compared(rows=rows, canaries=canaries, changed=tuple(_changes(base.header, new.header)))
+    return Compared(rows=rows, canaries=canaries, changed=changes(base.header, new.header))
 
 
-def guard(base: Run, new: Run) -> None:
-    """Refuses runs that say nothing about each other.
+def guard(base: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuses runs with these headers where they say nothing about each other.
 
     Raises:
         NotComparableError: another machine, method or number of threads; the text names the field and both values.
     """
-    for name, old, now in zip(_CONDITIONS, _conditions(base.header), _conditions(new.header), strict=True):
+    for name, old, now in zip(_CONDITIONS, _conditions(base), _conditions(new), strict=True):
         if old != now:
             raise NotComparableError(f"not comparable: {name} was {old}, is now {now}")
 
@@ -176,14 +195,14 @@ def _conditions(header: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _changes(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What differs between two headers' environments: versions, BLAS, variables, governor."""
+def changes(base: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """What differs between two headers' environments: versions, BLAS, variables, governor; as (name, base, new)."""
     old, now = (dict(_flat(header)) for header in (base, new))
-    return [
+    return tuple(
         (name, old.get(name, "–"), now.get(name, "–"))
         for name in dict.fromkeys([*old, *now])
         if old.get(name) != now.get(name)
-    ]
+    )
 
 
 def _flat(header: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -198,7 +217,7 @@ def _flat(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
-def _canary_ratios(base: Run, new: Run) -> dict[str, float]:
+def canary_ratios(base: Run, new: Run) -> dict[str, float]:
     """The fastest of each canary, new over base: delays lengthen a canary and never shorten it."""
     old, now = ({name: min(c[name] for c in run.canaries if name in c) for name in _names(run)} for run in (base, new))
     return {name: now[name] / seconds for name, seconds in old.items() if name in now}
@@ -230,7 +249,7 @@ def _compared(key: RowKey, base: Row | None, new: Row | None, still: bool, gate:
         (verdict, reason), detail = _by_time(old_s, new_s, needed, still, rules), ""
     return Comparison(
         key=key, base=base, new=new, verdict=verdict, reason=reason, detail=detail, ratio=new_s / old_s,
-        threshold=needed,
+        interval=_ratio_interval(base, new), threshold=needed,
     )  # fmt: skip
 
 
@@ -328,6 +347,10 @@ def pairs(run: Run, first: str, second: str) -> list[Pair]:
 def _pair(first: Row, second: Row) -> Pair:
     assert first.time_s is not None
     assert second.time_s is not None
+    return Pair(first=first, second=second, ratio=second.time_s / first.time_s, interval=_ratio_interval(first, second))
+
+
+def _ratio_interval(first: Row, second: Row) -> tuple[float, float] | None:
+    """Where the second's time over the first's lies if each time lies in its 95 % interval."""
     one, two = first.interval_s, second.interval_s
-    interval = (two[0] / one[1], two[1] / one[0]) if one and two else None
-    return Pair(first=first, second=second, ratio=second.time_s / first.time_s, interval=interval)
+    return (two[0] / one[1], two[1] / one[0]) if one and two and one[0] > 0 else None

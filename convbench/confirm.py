@@ -8,13 +8,16 @@ makes their signs independent. Rules and the measurements they rest on: docs/met
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from convbench.compare import Reason, Verdict
-from convbench.stats import discoveries, lower_bound, median, sign_probability
+from convbench.stats import discoveries, lower_bound, median, median_interval, sign_probability
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from convbench.result import Status
 
 LEAST_LAUNCHES = 12
 PAIRS = 3
@@ -22,6 +25,25 @@ PAIRS = 3
 FALSE_RATE = 0.05
 """Share of the regressions named that may be false, over all rows of a check."""
 CONFIDENCE = 0.99
+NULL = -1
+"""The place of the null control among the rows: the new version on both sides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """One launch of one row.
+
+    Attributes:
+        row: its place, or NULL.
+        log_ratio: median of log(new / old) over its pairs; None where it could not be measured.
+        seconds: medians of the old and of the new side.
+        lost: status and reason of the sides, "old" and "new", that could not measure it.
+    """
+
+    row: int
+    log_ratio: float | None = None
+    seconds: tuple[float, float] = (0.0, 0.0)
+    lost: Mapping[str, tuple[Status, str]] = field(default_factory=dict)
 
 
 def launches_needed(rows: int) -> int:
@@ -36,6 +58,12 @@ def slower(launches: Sequence[float], min_effect: float) -> bool:
     """
     bound = lower_bound(launches, CONFIDENCE)
     return bound is not None and bound > 0 and median(launches) > math.log1p(min_effect / 2)
+
+
+def ratio_interval(launches: Sequence[float]) -> tuple[float, float] | None:
+    """Where a row's ratio lies, new over old: both of its bounds hold with CONFIDENCE; None with too few launches."""
+    interval = median_interval(launches, 2 * CONFIDENCE - 1)
+    return interval and (math.exp(interval[0]), math.exp(interval[1]))
 
 
 def confirm(

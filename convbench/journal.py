@@ -15,24 +15,26 @@ import json
 import math
 import os
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from convbench.errors import ConvbenchError, InputError, printable
 from convbench.files import lock, open_regular, unlock
 from convbench.fold import Folder
+from convbench.result import Status
 from convbench.schema import SCHEMA_VERSION, UPGRADES
 from convbench.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from convbench.result import Row, Run, Status
+    from convbench.result import Row, Run
     from convbench.timing import Round
 
 __all__ = [
-    "SCHEMA_VERSION", "UPGRADES", "Journal", "canary_line", "case_line", "failure_line", "fold", "phases_line",
-    "read_run", "round_line",
+    "SCHEMA_VERSION", "UPGRADES", "Journal", "canary_line", "case_line", "content", "failure_line", "fold",
+    "phases_line", "read_run", "round_line",
 ]  # fmt: skip
 
 LONGEST_LINE = 1 << 24
@@ -100,6 +102,29 @@ def canary_line(number: int, seconds: Mapping[str, float]) -> dict[str, Any]:
     return {"type": "canary", "round": number, "seconds": dict(seconds)}
 
 
+def content(run: Run) -> bytes:
+    """A result file that holds this run."""
+    lines: list[Mapping[str, Any]] = [run.header | {"type": "header", "schema_version": SCHEMA_VERSION}]
+    lines += [canary_line(number, seconds) for number, seconds in enumerate(run.canaries)]
+    for index, row in enumerate(run.rows):
+        timed = bool(row.rounds)
+        lines.append(case_line(index, replace(row, status=Status.PARTIAL, reason="") if timed else row))
+        if row.phases:
+            lines.append(phases_line(index, 0, row.phases))
+        ends = row.stop_reason if row.status is Status.OK else None
+        last = len(row.rounds) - 1
+        lines += [
+            round_line(index, at, measured, ends if at == last else None) for at, measured in enumerate(row.rounds)
+        ]
+        if timed and row.status not in {Status.OK, Status.PARTIAL}:
+            lines.append(failure_line(index, row.status, row.reason))
+    return b"".join(_encoded(line) + b"\n" for line in lines)
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain).encode()
+
+
 class Journal:
     """An open result file: each line is folded, written whole, and synced before `append` returns."""
 
@@ -164,7 +189,7 @@ class Journal:
             InputError: the line could not be read again.
             ConvbenchError: it could not be stored, as on a full disk; the run has it all the same.
         """
-        data = json.dumps(line, separators=(",", ":"), allow_nan=False, default=_plain).encode()
+        data = _encoded(line)
         try:
             if len(data) >= _longest(first=self._folder.header is None):
                 raise InputError("it is too long")  # noqa: TRY301  as what the folder refuses

@@ -13,20 +13,20 @@ import random
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from convbench import __version__
+from convbench import __version__, environment
 from convbench.accuracy import DEFAULT_ACCURACY
-from convbench.children import begin, ending
+from convbench.children import begin, ending, interrupts_blocked
 from convbench.compare import screen_value
-from convbench.confirm import PAIRS
+from convbench.confirm import NULL, PAIRS, Launched, launches_needed
 from convbench.errors import ConvbenchError, InputError
-from convbench.result import Row, RowKey
+from convbench.result import Row, RowKey, Status
 from convbench.stats import median
 from convbench.timing import FULL_ROUNDS, Columns, Round, RowTimer, TimingOptions
 from convbench.units import format_time
@@ -34,10 +34,8 @@ from convbench.units import format_time
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the lines: raised when a side of another version would misunderstand them."""
-NULL = -1
-"""The place of the null control among the rows."""
 ROUND_S = 0.05
 """Seconds of samples for one value, or one launch where that lasts longer."""
 
@@ -57,96 +55,111 @@ class Side:
     backends: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
-    """One launch of one row.
+class _Lost(Exception):
+    """A side has no answer for a row; `status` says what became of it."""
 
-    Attributes:
-        row: its place, or NULL.
-        ratio: median of log(new / old) over its pairs; None where it could not be measured.
-        old_s: median seconds of the old side; `new_s` of the new one.
-        reason: why it could not be measured.
-    """
-
-    row: int
-    ratio: float | None = None
-    old_s: float | None = None
-    new_s: float | None = None
-    reason: str = ""
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def launches(
-    keys: Sequence[RowKey], old: Side, new: Side, count: int, *, timeout_s: float = 600.0, seed: int = 0
+    keys: Sequence[RowKey], old: Side, new: Side, count: int | None, *, timeout_s: float = 600.0, seed: int = 0
 ) -> Iterator[Launched]:
-    """Launches each row `count` times, in seeded orders; in the first launch all sides verify their plans.
+    """Launches each row `count` times, as often as so many rows need if None; in seeded orders.
 
-    The first row is also measured by two processes of the new side: the null control, whose place is NULL. A row that
-    fails on a side is given up. A side may be silent for `timeout_s`.
+    In the first launch all sides verify their plans. In each launch one row, drawn by chance, is also measured by two
+    processes of the new side: the null control, whose place is NULL. A row that is lost on a side is given up, and a
+    process that ended with it, or was silent for `timeout_s`, is started anew.
 
     Raises:
-        ConvbenchError: a side cannot be started, is of another protocol, ends, or is silent.
+        ConvbenchError: a side cannot be started, or is of another protocol.
     """
     rng = random.Random(seed)
-    places = [NULL, *range(len(keys))]
-    for launch in range(count):
-        rng.shuffle(places)
-        with _started(old, timeout_s) as one, _started(new, timeout_s) as two, _started(new, timeout_s) as three:
-            for place in [*places]:
-                pair = (three, two) if place == NULL else (one, two)
-                found = _launched(place, keys[max(place, 0)], pair, rng, verify=launch == 0)
-                if found.reason:
+    places = [*range(len(keys))]
+    launch = 0
+    while places and launch < (count or launches_needed(len(places))):
+        with ExitStack() as stack:
+            one, two, three = (stack.enter_context(_started(side, timeout_s)) for side in (old, new, new))
+            chosen = rng.choice(places)
+            order = [NULL, *places]
+            rng.shuffle(order)
+            for place in order:
+                null = place == NULL
+                pair = (three, two) if null else (one, two)
+                found = _launched(place, keys[chosen if null else place], pair, rng, verify=launch == 0)
+                if found.lost and null:
+                    continue  # the row itself says so in its own place
+                if found.lost:
                     places.remove(place)
                 yield found
+        launch += 1
 
 
 def _launched(
     place: int, key: RowKey, pair: tuple[_Process, _Process], rng: random.Random, *, verify: bool
 ) -> Launched:
+    lost = {}
     for process in pair:
         backend = process.side.backends.get(key.backend, key.backend)
-        answer = process.ask({"plan": key.to_dict(), "backend": backend, "verify": verify})
-        if answer["reason"]:
-            return Launched(row=place, reason=f"{process.side.title}: {answer['reason']}")
+        try:
+            process.row({"plan": key.to_dict(), "backend": backend, "verify": verify})
+        except _Lost as error:
+            lost[process.side.title] = error.status, str(error)
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(PAIRS):
+    for _ in range(0 if lost else PAIRS):
         for side in rng.sample((0, 1), 2):
-            answer = pair[side].ask({"measure": True})
-            if answer["reason"]:
-                return Launched(row=place, reason=f"{pair[side].side.title}: {answer['reason']}")
+            try:
+                answer = pair[side].row({"measure": True})
+            except _Lost as error:
+                return Launched(row=place, lost={pair[side].side.title: (error.status, str(error))})
             flags = {int(index): tuple(names) for index, names in answer["flags"].items()}
             columns = Columns(tuple(answer["wall_s"]), tuple(answer["cpu_s"]), flags)
             seconds[side].append(screen_value([Round(answer["launches"], columns)], key.threads))
-    ratios = [math.log(b / a) for a, b in zip(*seconds, strict=True)]
-    return Launched(row=place, ratio=median(ratios), old_s=median(seconds[0]), new_s=median(seconds[1]))
+    if not lost and min(*seconds[0], *seconds[1]) <= 0:
+        lost = {"new": (Status.FAILED, "the clock gave 0 seconds")}
+    if lost:
+        return Launched(row=place, lost=lost)
+    log_ratio = median([math.log(new_s / old_s) for old_s, new_s in zip(*seconds, strict=True)])
+    return Launched(row=place, log_ratio=log_ratio, seconds=(median(seconds[0]), median(seconds[1])))
 
 
 class _Process:
-    """The process of a side, as its parent sees it."""
+    """The process of a side, as its parent sees it; started anew once it has ended."""
 
     def __init__(self, side: Side, timeout_s: float) -> None:
         self.side, self.timeout_s = side, timeout_s
+        self._start()
+
+    def _start(self) -> None:
         # -P: modules of the working directory must not stand in for ours.
-        command = [side.python, "-P", "-m", "convbench.pairs"]
+        command = [self.side.python, "-P", "-m", "convbench.pairs"]
         try:
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            with interrupts_blocked():
+                self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as error:
-            raise InputError(f"cannot start {side.python}: {error.strerror}") from None
+            raise InputError(f"cannot start {self.side.python}: {error.strerror}") from None
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=self._pump, daemon=True).start()
+        threading.Thread(target=_pump, args=(self._child.stdout, self._lines), daemon=True).start()
 
-    def _pump(self) -> None:
-        assert self._child.stdout is not None
-        with self._child.stdout as written:
-            for line in written:
-                self._lines.put(line)
-        self._lines.put(b"")
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request.
+    def row(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request about a row.
 
         Raises:
-            ConvbenchError: the process has ended, or is silent.
+            _Lost: there is none, or it says that the row cannot be measured.
         """
+        try:
+            answer = self._ask(request)
+        except _Lost:
+            self.end()
+            self._start()
+            self.greet()
+            raise
+        if answer["status"] != Status.OK:
+            raise _Lost(Status(answer["status"]), answer["reason"])
+        return answer
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._child.stdin is not None
         with suppress(OSError):  # where it has ended, its silence shows it
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
@@ -154,26 +167,28 @@ class _Process:
         try:
             line = self._lines.get(timeout=self.timeout_s)
         except queue.Empty:
-            raise ConvbenchError(f"the {self.side.title} side was silent for {format_time(self.timeout_s)}") from None
+            raise _Lost(Status.TIMEOUT, f"it was silent for {format_time(self.timeout_s)} (--timeout)") from None
         if not line:
-            how = ending(self._child.wait())
-            raise ConvbenchError(f"the {self.side.title} side, {self.side.python}, ended ({how})")
+            raise _Lost(Status.FAILED, f"its process ended ({ending(self._child.wait())})")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def greet(self) -> tuple[str, str]:
-        """Version and folder of its convbench.
+    def greet(self) -> dict[str, Any]:
+        """What it says of itself: `version` and `folder` of its convbench, and its `environment`.
 
         Raises:
             ConvbenchError: it is of another protocol, has ended, or is silent.
         """
-        answer = self.ask({"protocol": PROTOCOL})
+        try:
+            answer = self._ask({"protocol": PROTOCOL})
+        except (_Lost, json.JSONDecodeError) as error:
+            raise ConvbenchError(f"the {self.side.title} side, {self.side.python}, has no answer: {error}") from None
         if answer.get("protocol") != PROTOCOL:
             raise InputError(
                 f"the {self.side.title} side has convbench {answer.get('version')}, which speaks another protocol "
                 f"({answer.get('protocol')}, not {PROTOCOL})"
             )
-        return answer["version"], answer["folder"]
+        return answer
 
     def end(self) -> None:
         """Ends the process."""
@@ -182,6 +197,14 @@ class _Process:
         assert self._child.stdin is not None
         with suppress(OSError):  # what was not flushed
             self._child.stdin.close()
+
+
+def _pump(stdout: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    """Lines of a process as they come, then an empty one."""
+    with stdout as written:
+        for line in written:
+            lines.put(line)
+    lines.put(b"")
 
 
 @contextmanager
@@ -194,12 +217,8 @@ def _started(side: Side, timeout_s: float) -> Iterator[_Process]:
         process.end()
 
 
-def version(side: Side, timeout_s: float) -> tuple[str, str]:
-    """Version and folder of the convbench that a side loads.
-
-    Raises:
-        ConvbenchError: it cannot be started, is of another protocol, ends, or is silent.
-    """
+def about(side: Side, timeout_s: float) -> dict[str, Any]:
+    """What a side says of itself, as `_Process.greet`."""
     process = _Process(side, timeout_s)
     try:
         return process.greet()
@@ -217,26 +236,25 @@ def serve(requests: IO[str], lines: IO[str]) -> None:
         request = json.loads(text)
         if "protocol" in request:
             answer: dict[str, Any] = {
-                "protocol": PROTOCOL,
-                "version": __version__,
-                "folder": str(Path(__file__).parent),
-            }
+                "protocol": PROTOCOL, "version": __version__, "folder": str(Path(__file__).parent),
+                "environment": environment.collect(),
+            }  # fmt: skip
         elif "plan" in request:
             timer = None  # room for the next
-            timer, reason = _timer(request)
-            answer = {"reason": reason}
+            timer, status, reason = _timer(request)
+            answer = {"status": status, "reason": reason}
         else:
             answer = _measured(timer)
         lines.write(json.dumps(answer, allow_nan=False) + "\n")
         lines.flush()
 
 
-def _timer(request: dict[str, Any]) -> tuple[RowTimer | None, str]:
-    """What times the row of a request; or why there is no plan of it, or none that is right."""
+def _timer(request: dict[str, Any]) -> tuple[RowTimer | None, Status, str]:
+    """What times the row of a request; or status and reason where there is no plan of it, or none that is right."""
     from convbench.backends import parse_backend
     from convbench.fold import key_from_json
     from convbench.operands import Operands
-    from convbench.runner import RunOptions, Spent, prepare
+    from convbench.runner import RunOptions, Spent, make_timer, prepare
     from convbench.tasks import describe, tasks
 
     try:
@@ -247,20 +265,24 @@ def _timer(request: dict[str, Any]) -> tuple[RowTimer | None, str]:
         )
         backend = parse_backend(f"{request['backend']}:{key.algorithm}")
         (task,) = tasks([key.case], [backend], key.threads, (key.cache,), options.accuracy)
-        if reason := task.unavailable or task.candidate.reason:
-            return None, reason
+        if task.unavailable:
+            return None, Status.UNAVAILABLE, task.unavailable
+        if task.candidate.reason:
+            return None, Status.UNSUPPORTED, task.candidate.reason
         threadpool_limits(key.threads)
         operands = Operands(key.case.problem, key.case.dtype, options.seed)
         if request["verify"]:
             made = prepare(task, operands, options, Spent())
             if isinstance(made, Row):
-                return None, f"{made.status}: {made.reason}"
+                return None, made.status, made.reason
             plan = made.plan
         else:
             plan = task.backend.plan(task.case, task.algorithm, operands, options.plan)
-        return RowTimer(plan.run, task.backend.device().clock(key.threads), timing), ""
+        return make_timer(task, plan, options, Spent()), Status.OK, ""
+    except MemoryError as error:
+        return None, Status.OUT_OF_MEMORY, describe(error)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
-        return None, describe(error)
+        return None, Status.FAILED, describe(error)
 
 
 def _measured(timer: RowTimer | None) -> dict[str, Any]:
@@ -271,9 +293,9 @@ def _measured(timer: RowTimer | None) -> dict[str, Any]:
     try:
         measured, _ = timer.round()
     except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
-        return {"reason": describe(error)}
+        return {"status": Status.FAILED, "reason": describe(error)}
     wall_s, cpu_s, flags = measured.columns
-    return {"reason": "", "launches": measured.launches, "wall_s": wall_s, "cpu_s": cpu_s, "flags": flags}
+    return {"status": Status.OK, "launches": measured.launches, "wall_s": wall_s, "cpu_s": cpu_s, "flags": flags}
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def _run_group(
             del operands[task.operands_id]  # the plans hold what they need
         if isinstance(made, Prepared):
             try:
-                timers[task.index] = _timer(task, made.plan, options, spent)
+                timers[task.index] = make_timer(task, made.plan, options, spent)
                 plans[task.index] = made = replace(made, row=_with_floor(made, task, floors, spent))
             except BaseException as error:  # noqa: BLE001  its further sets may break, too
                 made = _broken(made.row, error)
@@ -206,7 +206,7 @@ def _with_floor(made: Prepared, task: Task, floors: Floors, spent: Spent) -> Row
     return replace(made.row, floor_s=floor_s)
 
 
-def _timer(task: Task, plan: Plan, options: RunOptions, spent: Spent) -> RowTimer:
+def make_timer(task: Task, plan: Plan, options: RunOptions, spent: Spent) -> RowTimer:
     """What times a plan; a cold row gets as many plans over operands of their own as make a sample long enough."""
     device = ask(task.backend, "device")
     clock = device.clock(options.threads)

@@ -21,9 +21,9 @@ LAYERS = [
     {"backends"},
     {"timing", "reference", "verify", "fused"},
     {"environment", "result", "schema", "fold", "journal", "memory", "recheck"},
-    {"tasks", "children", "floor"},
+    {"tasks", "children", "floor", "reproduce"},
     {"runner", "workers", "session", "tuning", "doctor", "calibrate"}
-    | {"testing", "noise", "roofline", "placement", "compare", "confirm", "check", "pairs"},
+    | {"testing", "noise", "roofline", "placement", "compare", "confirm", "check", "baseline", "pairs"},
     {"render", "formats"},
     {"claims"},
     {"cli"},
@@ -32,7 +32,7 @@ LAYERS = [
 LAYER = {name: index for index, names in enumerate(LAYERS) for name in names}
 MEASURE = {"runner", "session", "testing"}
 # They recompute verdicts from files, on a machine that has no backend.
-EXPLAIN = {"roofline", "placement", "compare", "confirm", "check"}
+EXPLAIN = {"roofline", "placement", "compare", "confirm", "check", "baseline"}
 NEVER = {
     **dict.fromkeys(EXPLAIN, MEASURE | {"backends"}),
     **dict.fromkeys(MEASURE, EXPLAIN),

@@ -20,10 +20,11 @@ from convbench.errors import ConvbenchError
 COMMANDS = {
     "run": "Verify and time a suite on every backend; the table at the end, the result file for later.",
     "show": "Show a result file again: rows, whole networks, backends.",
-    "plot": "Plot result files: a roofline and five other plots, into a picture or in the terminal.",
+    "plot": "Plot result files: a roofline and six other plots, into a picture or in the terminal.",
     "report": "Report result files as one page: summary, interactive roofline, every row; or as Markdown, CSV, JSON.",
     "compare": "Compare result files row by row, or two algorithms within one.",
-    "check": "Measure the rows of a baseline again, and say which became slower: for CI.",
+    "check": "Say which rows became slower, than in a baseline or than an old version: for CI.",
+    "baseline": "Keep a baseline, the result file that `check` compares with.",
     "analyze": "Count flops and bytes of a suite, and predict its bound on a machine; nothing is run.",
     "machine": "Say which machine this is and what it can do at most; --measure measures its ceilings.",
     "talk": "Measure the claims of the talk that convbench began with, and say what is true of them here.",

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from convbench.tasks import Task
 
 
+CACHES = {"warm": ("warm",), "cold": ("cold",), "both": ("warm", "cold")}
+"""Of rows, by option."""
+
+
 # The options of --help are its own, since `talk` and `check` call it without the group that they come from.
 @click.command(name="run", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("suites", metavar="SUITE...", nargs=-1, required=True)
@@ -88,11 +92,8 @@ def command(
     started = time.perf_counter()
     from convbench import session
     from convbench.children import answer, begin
-    from convbench.machine import available_memory_bytes, cpu_count
-    from convbench.runner import TIMEOUT_S, RunOptions
     from convbench.suite import load_suite
     from convbench.tasks import tasks
-    from convbench.timing import TimingOptions
     from convbench.workers import serve
 
     if resume and (force or output is None):
@@ -102,30 +103,18 @@ def command(
     if timeout and not isolate:
         raise click.UsageError("--timeout needs --isolate: only another process can be ended")
     loaded = [load_suite(name) for name in suites]
-    cpus = cpu_count()
-    if threads is not None and threads > cpus:
-        raise InputError(f"--threads must be at most {cpus}, the CPUs of this process; got {threads}")
-    free = available_memory_bytes()
-    options = RunOptions(
-        threads=threads or cpus,
-        max_memory=max_memory or int(0.8 * (free or 4 << 30)),
-        timing=TimingOptions(precision=precision, max_time_s=max_time),
-        seed=seed,
-        processes=processes,
-        accuracy=accuracy,
-        tune=tune,
-        phases=phases,
-        isolate=isolate,
-        timeout_s=timeout or TIMEOUT_S,
-    )
+    options = run_options(
+        threads=threads, max_memory=max_memory, precision=precision, max_time=max_time, seed=seed,
+        processes=processes, accuracy=accuracy, tune=tune, phases=phases, isolate=isolate, timeout=timeout,
+    )  # fmt: skip
     lines = begin() if worker or ask else None
-    caches = ("warm", "cold") if cache == "both" else (cache,)
+    caches = CACHES[cache]
     cases = selection(**choice).cases(loaded)  # type: ignore[arg-type]
     if ask and lines:
-        answer(lines, lambda: _backends(only), lambda of: tasks(cases, of, options.threads, caches, accuracy))
+        answer(lines, lambda: chosen_backends(only), lambda of: tasks(cases, of, options.threads, caches, accuracy))
         return
     with _backends_to_stderr():
-        backends = _backends(only or specs, options.timeout_s if isolate and not worker else None)
+        backends = chosen_backends(only or specs, options.timeout_s if isolate and not worker else None)
         found = tasks(cases, backends, options.threads, caches, accuracy)
     if lines is not None:
         serve(found, options, lines, _warn)
@@ -136,6 +125,36 @@ def command(
     path = output or Path("runs") / f"{'+'.join(s.name for s in loaded)[:60]}-{session.stamp()}.jsonl"
     _measure(found, backends, options, loaded, path, started, resume=resume, force=force, quiet=quiet,
              ceilings=not no_ceilings, output_format=output_format)  # fmt: skip
+
+
+def run_options(
+    *, threads: int | None, max_memory: int | None, precision: float, max_time: float, seed: int, processes: int,
+    accuracy: float, tune: bool, phases: bool, isolate: bool, timeout: float | None, **_others: object,
+) -> RunOptions:  # fmt: skip
+    """What the options of the command line ask for, by their names there.
+
+    Raises:
+        InputError: more threads than there are CPUs.
+    """
+    from convbench.machine import available_memory_bytes, cpu_count
+    from convbench.runner import TIMEOUT_S, RunOptions
+    from convbench.timing import TimingOptions
+
+    cpus = cpu_count()
+    if threads is not None and threads > cpus:
+        raise InputError(f"--threads must be at most {cpus}, the CPUs of this process; got {threads}")
+    return RunOptions(
+        threads=threads or cpus,
+        max_memory=max_memory or int(0.8 * (available_memory_bytes() or 4 << 30)),
+        timing=TimingOptions(precision=precision, max_time_s=max_time),
+        seed=seed,
+        processes=processes,
+        accuracy=accuracy,
+        tune=tune,
+        phases=phases,
+        isolate=isolate,
+        timeout_s=timeout or TIMEOUT_S,
+    )
 
 
 def run_silently(arguments: list[str]) -> int:
@@ -160,7 +179,7 @@ def run_silently(arguments: list[str]) -> int:
     return 0
 
 
-def _backends(texts: tuple[str, ...], isolated_s: float | None = None) -> list[BackendSpec]:
+def chosen_backends(texts: tuple[str, ...], isolated_s: float | None = None) -> list[BackendSpec]:
     """Those of the `-b` arguments, else the usable ones.
 
     Under `--isolate` each is asked in a process of its own before, for `isolated_s` seconds at most.
@@ -215,6 +234,7 @@ def _measure(
     *, resume: bool, force: bool, quiet: bool, ceilings: bool, output_format: str,
 ) -> None:  # fmt: skip
     from convbench import session
+    from convbench.cli.progress import progress
     from convbench.journal import Journal
     from convbench.runner import Progress, Spent
     from convbench.tasks import refusal
@@ -234,7 +254,7 @@ def _measure(
     try:
         waiting = time.perf_counter()
         lock = session.measuring_lock(_say) if measuring else nullcontext()
-        with lock, _progress(todo, quiet) as show, _backends_to_stderr():
+        with lock, progress(todo, quiet) as show, _backends_to_stderr():
             started += time.perf_counter() - waiting  # another run's time is not ours
             for event in _events(todo, options, spent, specs):
                 if isinstance(event, Progress):
@@ -361,46 +381,3 @@ def _counts(result: Run) -> str:
     for row in result.rows:
         counts[row.status] = counts.get(row.status, 0) + 1
     return ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(result.rows)} rows"
-
-
-@contextmanager
-def _progress(todo: list[Task], quiet: bool) -> Iterator[Any]:
-    """A function that shows what is being done; nothing is drawn when quiet or where stderr is no terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _event: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from convbench.backends import AUTO
-
-    names = {task.index: task.key.label() for task in todo}
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    done: dict[tuple[str, int], float] = {}
-    # Redrawn by our own calls between measurements, never by a thread beside one.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
-        able = sum(task.candidate.reason is None for task in todo)
-        asked = {"tune": sum(task.key.algorithm == AUTO for task in todo), "verify": able, "time": able}
-        bars = {doing: progress.add_task(doing, total=total, visible=doing != "tune")
-                for doing, total in asked.items()}  # fmt: skip
-        drawn = 0.0
-
-        def show(event: Any) -> None:
-            nonlocal drawn
-            done[event.doing, event.index] = event.share if event.doing == "time" else 1.0
-            completed = sum(share for (doing, _), share in done.items() if doing == event.doing)
-            progress.update(bars[event.doing], completed=completed, visible=True,
-                            description=f"{event.doing:6} {names[event.index]}")  # fmt: skip
-            if time.perf_counter() - drawn > 0.5:
-                progress.refresh()
-                drawn = time.perf_counter()
-
-        yield show

@@ -100,7 +100,7 @@ def _measure(
 ) -> int:  # fmt: skip
     """Runs the suite of each question; the exit code of the whole: 130 ends it, 6 is kept until its end."""
     from convbench.backends import parse_backend
-    from convbench.cli.run import _backends, run_silently
+    from convbench.cli.run import chosen_backends, run_silently
 
     taken = [question.key for question in questions if _file(folder, question.key).exists()]
     if taken and not resume:
@@ -108,7 +108,7 @@ def _measure(
                          "shows what they say")  # fmt: skip
     worst, contended = 0, False
     try:
-        specs = [parse_backend(text) for text in texts] or [_whole(spec) for spec in _backends(())]
+        specs = [parse_backend(text) for text in texts] or [_whole(spec) for spec in chosen_backends(())]
         for number, question in enumerate(questions, start=1):
             if not quiet:
                 _say(f"[{number}/{len(questions)}] {question.title}")

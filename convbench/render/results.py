@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from convbench.baseline import notes as baseline_notes
 from convbench.problem import ConvPass, Epilogue
 from convbench.render import Column, Table, bounds
 from convbench.result import COLD, WARM, Remark, Row, Run, Status
@@ -225,7 +226,7 @@ def _notes(run: Run) -> list[str]:
             )
     if run.note:
         notes.append(run.note)
-    return notes
+    return notes + baseline_notes(run.header)
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
