@@ -9,6 +9,7 @@ from stored import row, run, times
 
 from convbench.baseline import notes, update
 from convbench.cli import main
+from convbench.cli.run import run_silently
 from convbench.errors import InputError, NotComparableError
 from convbench.journal import content, fold, read_run
 from convbench.result import Status
@@ -104,10 +105,9 @@ def test_content_of_a_run_is_that_run():
 def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("base", "new"):
-        command = ["run", "smoke", "-b", "cpu:gemm", "--filter", "line", "--pass", "fprop", "--max-time", "20ms",
+        arguments = ["smoke", "-b", "cpu:gemm", "--filter", "line", "--pass", "fprop", "--max-time", "20ms",
                    "--processes", "3", "--no-ceilings", "-o", f"{name}.jsonl"]  # fmt: skip
-        result = CliRunner().invoke(main, command)
-        assert result.exit_code == 0, result.output
+        assert run_silently(arguments) == 0
         path = tmp_path / f"{name}.jsonl"
         changed = read_run(path)
         # The same machine state for both: what the canaries of this one say is not what is tested.
