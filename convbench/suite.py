@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,16 @@ _DEFAULT_KEYS = _SHAPE_KEYS | {"repeat", "confidence"}
 _PROBLEM_KEYS = _DEFAULT_KEYS | {"name", "note", "output_size", "gate"}
 _GATE_KEYS = {"min_effect", "enabled", "reason"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_TOKEN = re.compile(
+    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'  # of several lines; up to two quotes before the last three belong to the text
+    r"|'''.*?'''(?:'{0,2})"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'|#[^\n]*|[\[\]{}]",
+    re.DOTALL,
+)
+"""Of TOML, what brackets may hide in, and brackets."""
+_PROBLEM = r"""[ \t]*(?:problem|"problem"|'problem')[ \t]*"""
+_PROBLEM_HEADER, _PROBLEM_KEY = re.compile(rf"\[\[{_PROBLEM}\]\]"), re.compile(rf"{_PROBLEM}=[ \t]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +62,10 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteProblem:
-    """A named problem of a suite; `repeat` is how often it occurs in its network."""
+    """A named problem of a suite; `repeat` is how often it occurs in its network.
+
+    `line` is where its file declares it, the first being 1; None where the file writes it in an unusual way.
+    """
 
     name: str
     problem: Problem
@@ -59,6 +73,7 @@ class SuiteProblem:
     confidence: str | None = None
     note: str = ""
     gate: Gate = Gate()
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +107,28 @@ def builtin_suites() -> dict[str, Traversable]:
     return dict(sorted(found.items()))
 
 
+def suite_file(argument: str) -> str | None:
+    """The file that `argument` names, from the working directory, with forward slashes; None for a built-in suite."""
+    if not _names_file(argument):
+        return None
+    try:
+        path = os.path.relpath(argument)
+    except ValueError:  # on another drive
+        path = argument
+    return Path(path).as_posix()
+
+
+def _names_file(argument: str) -> bool:
+    return argument.endswith(".toml") or "/" in argument or "\\" in argument
+
+
 def load_suite(argument: str) -> Suite:
     """The suite that `argument` names: a built-in one, or a TOML file.
 
     Raises:
         InputError: no such suite, an unreadable file, or a file that breaks the format.
     """
-    if argument.endswith(".toml") or "/" in argument or "\\" in argument:
+    if _names_file(argument):
         try:
             with open_regular(Path(argument), "rb") as file:
                 content = file.read(MAX_BYTES + 1)
@@ -123,7 +153,8 @@ def parse_suite(content: bytes, where: str) -> Suite:
     if max(line.count(b".") for line in content.split(b"\n")) > MAX_DOTS:  # tomllib takes minutes for long keys
         raise InputError(f"{where}: not a convbench suite: a line has more than {MAX_DOTS} dots")
     try:
-        table = tomllib.loads(content.decode())
+        text = content.decode()
+        table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, an integer of over 4300 digits, nested too deep
         raise InputError(f"{where}: not a convbench suite: not valid TOML: {error}") from None
     _check_keys(table, _TOP_KEYS, where)
@@ -136,8 +167,11 @@ def parse_suite(content: bytes, where: str) -> Suite:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{where}: a suite needs at least one [[problem]]")
     problems: dict[str, SuiteProblem] = {}
+    lines = _problem_lines(text)
     for position, entry in enumerate(entries, start=1):
         problem = _problem(_table(entry, f"{where}: problem {position}"), defaults, f"{where}: problem {position}")
+        if len(lines) == len(entries):
+            problem = replace(problem, line=lines[position - 1])
         if problem.name in problems:
             raise InputError(f"{where}: problem {position}: name {problem.name!r} is taken by an earlier problem")
         problems[problem.name] = problem
@@ -154,6 +188,31 @@ def parse_suite(content: bytes, where: str) -> Suite:
         problems=tuple(problems.values()),
         sha256=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _problem_lines(text: str) -> list[int]:
+    """The line of each problem in valid TOML: of its [[problem]], or of its brace in `problem = [{…}, …]`.
+
+    Fewer than there are problems where a file writes "problem" with escapes.
+    """
+    lines, line, counted = [], 1, 0
+    depth, listed = 0, False
+    for token in _TOKEN.finditer(text):
+        if token[0] in {"[", "{"}:
+            start = token.start()
+            line += text.count("\n", counted, start)
+            counted = start
+            found = listed and depth == 1 and token[0] == "{"
+            if depth == 0:  # a header, or the value of a key
+                before = text[text.rfind("\n", 0, start) + 1 : start]
+                listed = _PROBLEM_KEY.fullmatch(before) is not None
+                found = not before.strip() and _PROBLEM_HEADER.match(text, start) is not None
+            if found:
+                lines.append(line)
+            depth += 1
+        elif token[0] in {"]", "}"}:
+            depth -= 1
+    return lines
 
 
 def _check_keys(table: Mapping[str, Any], allowed: set[str], where: str) -> None:

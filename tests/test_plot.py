@@ -16,7 +16,7 @@ from plots import CEILINGS, ceiling, many, row, run_of, scene_of
 
 from convbench.ceilings import Ceilings
 from convbench.errors import InputError
-from convbench.render.plot import KINDS, SUFFIXES, THEMES, draw, picture
+from convbench.render.plot import SCENE_KINDS, SUFFIXES, THEMES, draw, picture
 from convbench.render.plot.labels import Taken, along, label_point
 from convbench.render.plot.points import MOST_NUMBERED
 from convbench.render.plot.scene import DENSE, MOST_PANELS, Choice, make_scene, panels
@@ -323,7 +323,7 @@ def test_the_curve_of_bandwidth_has_its_levels_named():
 
 
 @pytest.mark.parametrize(
-    ("kind", "suffix"), [*((kind, ".svg") for kind in KINDS), *(("speedup", suffix) for suffix in SUFFIXES[1:])]
+    ("kind", "suffix"), [*((kind, ".svg") for kind in SCENE_KINDS), *(("speedup", suffix) for suffix in SUFFIXES[1:])]
 )
 def test_files_are_the_same_each_time_whatever_the_settings(kind, suffix):
     scene = scene_of(*(replace(r, phases=((1e-3,),)) for r in many(3, "gemm", "fft")))
@@ -354,7 +354,7 @@ def test_colours_can_be_seen_and_told_apart(theme):
         return linear(colour) @ (0.2126, 0.7152, 0.0722) + 0.05
 
     of = THEME[theme]
-    for colour in (*of.bounds.values(), of.text, of.muted):
+    for colour in (*of.bounds.values(), *of.verdicts.values(), of.text, of.muted):
         contrast = light(colour) / light(of.ground)
         assert max(contrast, 1 / contrast) >= 3  # WCAG 2.1, 1.4.11
     # As seen without red-sensitive and without green-sensitive cones: Machado, Oliveira and Fernandes 2009.
@@ -362,8 +362,9 @@ def test_colours_can_be_seen_and_told_apart(theme):
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
     ):
-        seen = [np.clip(np.array(matrix) @ linear(colour), 0, 1) ** (1 / 2.2) for colour in of.bounds.values()]
-        assert all(np.linalg.norm(a - b) > 0.2 for a, b in itertools.combinations(seen, 2))
+        for colours in (of.bounds.values(), set(of.verdicts.values())):
+            seen = [np.clip(np.array(matrix) @ linear(colour), 0, 1) ** (1 / 2.2) for colour in colours]
+            assert all(np.linalg.norm(a - b) > 0.2 for a, b in itertools.combinations(seen, 2))
 
 
 # Placing labels

@@ -11,7 +11,7 @@ from plots import CEILINGS, many, row, run_of, scene_of
 from rich.cells import cell_len
 
 from convbench.errors import InputError
-from convbench.render.plot import KINDS
+from convbench.render.plot import SCENE_KINDS
 from convbench.render.plot.characters import Characters, ticks
 from convbench.render.plot.terminal import HOLLOW, LISTED, SOLID, terminal
 
@@ -31,14 +31,14 @@ ROWS += [
 def whole():
     """Every kind of plot, one after another."""
     scene = scene_of(*ROWS)
-    return "\n".join(f"--kind {kind}\n\n{terminal(scene, kind, 80, color=False)}" for kind in KINDS)
+    return "\n".join(f"--kind {kind}\n\n{terminal(scene, kind, 80, color=False)}" for kind in SCENE_KINDS)
 
 
 def test_plots_as_text():
     assert whole() == GOLDEN.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENE_KINDS)
 def test_colours_add_nothing_but_colours(kind):
     scene = scene_of(*ROWS)
     plain, coloured = (terminal(scene, kind, 80, color) for color in (False, True))
@@ -47,7 +47,7 @@ def test_colours_add_nothing_but_colours(kind):
     assert "\x1b" not in plain
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENE_KINDS)
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_plot_keeps_to_its_width(kind, width):
     rows = [

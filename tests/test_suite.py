@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from convbench.errors import InputError
 from convbench.problem import MAX_EXTENT, Problem
-from convbench.suite import ALIASES, CONFIDENCES, Gate, Suite, builtin_suites, load_suite, parse_suite
+from convbench.suite import ALIASES, CONFIDENCES, Gate, Suite, builtin_suites, load_suite, parse_suite, suite_file
 
 PROPERTY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 PROBLEM = {"name": "p", "batch": 2, "in_channels": 4, "out_channels": 6, "input_size": 9, "filter_size": 3}
@@ -655,3 +655,72 @@ def test_any_name_loads_or_is_refused_in_one_line(argument):
         return  # a path
     with contextlib.suppress(InputError):
         assert load_suite(argument).problems
+
+
+# Where a file declares its problems
+
+BEGIN = "schema = 1\nname = 'mine'\ndefaults = {batch = 1, in_channels = 1, out_channels = 1, filter_size = 1}\n"
+HEADERS = ("[[problem]]", "  [[ problem ]]  # one", '[["problem"]]', "[['problem']]\t", "[[problem]]# [[problem]]")
+DECOYS = (
+    "# [[problem]] '''", "", "note = '[[problem]]'", r'note = "[[problem]] # \" [["', "note = 'it # is' # '''",
+    'note = """\n[[problem]]\n"""', 'note = """\n\\"""\n[[problem]]\n""""" # \'\'\'', "gate = {reason = '}]['}",
+    "note = '''\n[[problem]]\n\"\"\"\n[['''''", 'gate.reason = """]"""', "padding = [\n [0, 0],  # [[problem]]\n 0]",
+)  # fmt: skip
+NOTES = ("'[[problem]]'", "'''\n[[problem]]\n'''", '"""\n[[problem]]\n"""')
+
+
+def key_of(decoy):
+    """The TOML key that it sets, of which a table has one; itself where it sets none."""
+    found = re.match(r"\w+", decoy)
+    return found[0] if found else decoy
+
+
+@PROPERTY
+@given(
+    notes=st.lists(st.sampled_from(NOTES), max_size=3),
+    problems=st.lists(
+        st.tuples(st.sampled_from(HEADERS), st.lists(st.sampled_from(DECOYS), max_size=3, unique_by=key_of)),
+        min_size=1, max_size=5,
+    ),
+    end=st.sampled_from(["\n", "\r\n"]),
+)  # fmt: skip
+def test_every_problem_knows_its_line(notes, problems, end):
+    listed = ",\n".join(notes)
+    text, lines = f"{BEGIN}notes = [ # [[problem]]\n{listed}\n]\n", []
+    for number, (header, decoys) in enumerate(problems):
+        lines.append(text.count("\n") + 1)
+        text += "\n".join([header, f"name = 'p{number}'", "input_size = [1, 1]", *decoys, ""])
+    suite = parse_suite(text.replace("\n", end).encode(), "mine.toml")
+    assert [entry.line for entry in suite.problems] == lines
+
+
+def test_lines_of_problems_in_a_list():
+    listed = "problem = [ # {\n {name='a', input_size=1, gate={reason='{'}}, {name='b', input_size=[\n1, 1]},"
+    text = f"{BEGIN}{listed}\n\n{{name='c', input_size=1}}]\n"
+    assert [entry.line for entry in parse_suite(text.encode(), "x").problems] == [5, 5, 8]
+
+
+def test_an_unusual_spelling_has_no_lines_and_equals_the_usual_one():
+    usual, unusual = (
+        parse_suite(f"{BEGIN}[[{key}]]\nname = 'a'\ninput_size = 1\n".encode(), "x")
+        for key in ("problem", r'"\u0070roblem"')
+    )
+    assert ([entry.line for entry in usual.problems], [entry.line for entry in unusual.problems]) == ([4], [None])
+    assert usual.problems == unusual.problems
+    assert hash(usual.problems) == hash(unusual.problems)
+
+
+def test_lines_of_built_in_suites():
+    for name, entry in builtin_suites().items():
+        lines = entry.read_text(encoding="utf-8").splitlines()
+        for problem in load_suite(name).with_batch(1).problems:
+            following = " ".join(lines[problem.line - 1 : problem.line + 1])
+            assert re.search(rf'name *= *"{re.escape(problem.name)}"', following), (name, problem.name)
+
+
+def test_the_file_of_a_suite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert suite_file("alexnet") is None
+    assert suite_file("./mine.toml") == "mine.toml"
+    assert suite_file(str(tmp_path / "a" / "mine.toml")) == "a/mine.toml"
+    assert suite_file("../mine.toml") == "../mine.toml"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convbench.cli.options import Parsed, format_option, print_tables
+from convbench.cli.options import Parsed, format_option
+from convbench.cli.outputs import check_targets, outputs_options, show
 from convbench.errors import InputError
 from convbench.units import format_bytes, format_time, parse_duration
 
@@ -53,11 +54,13 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Result file of what is measured."
 )
+@outputs_options
 @format_option
 def command(
     suite: str, options: tuple[str, ...], baseline: Path | None, against: str | None, replaced: tuple[str, ...],
     named: tuple[str, ...], launches: int | None, timeout: float, current: Path | None, dedicated: bool,
-    self_test: bool, fail_on: str, advisory: bool, output: Path | None, output_format: str,
+    self_test: bool, fail_on: str, advisory: bool, output: Path | None,
+    targets: tuple[tuple[str, Path], ...], github: bool, force: bool, output_format: str,
 ) -> None:  # fmt: skip
     """Say which rows of SUITE became slower: than in a baseline, or than an old version beside this one.
 
@@ -72,16 +75,19 @@ def command(
     """
     _check_usage(baseline=baseline, against=against, current=current, dedicated=dedicated, self_test=self_test,
                  options=options, launched=launches or replaced, output=output)  # fmt: skip
+    check_targets(targets, force=force)
     from convbench.check import check_baseline, exit_code
     from convbench.compare import compare
     from convbench.journal import read_run
+    from convbench.render.ci import Facts
     from convbench.suite import load_suite
 
     loaded = load_suite(suite)
     gates = {problem.name: problem.gate for problem in loaded.problems}
     base = read_run(baseline) if baseline else None
-    check = None
+    check, files = None, {}
     if base:
+        files = base.header.get("backends", {})
         check_baseline(base.rows, str(baseline))
         if others := {row.key.case.suite for row in base.rows} - {loaded.name}:
             raise InputError(f"{baseline} holds rows of {', '.join(sorted(others))}, not of {loaded.name} alone")
@@ -89,18 +95,22 @@ def command(
         compared = compare(base, read_run(current), gates)
     else:
         check = Check.of(suite, base, options, gates, launches, timeout, output)
+        files = check.plan.files
         if self_test:
             compared = check.self_tested(_names(named))
         elif against:
             compared = check.confirmed(against, _names(replaced), _names(named))
         else:
             compared = check.screened(dedicated=dedicated)
-    title = f"{loaded.name} beside {baseline.name if baseline else 'its old version'}"
-    _print(compared, "the same version twice" if self_test else title, output_format)
+    inconclusive = fail_on == "inconclusive"
+    code = exit_code(compared, fail_on_inconclusive=inconclusive)
+    old = "itself" if self_test else baseline.name if baseline else "its old version"
+    facts = Facts.of_suite(compared, loaded, suite, baseline=old, exit_code=code, fail_on_inconclusive=inconclusive,
+                           backends=files)  # fmt: skip
+    show(facts, f"{loaded.name} beside {old}", targets, output_format, github=github)
     if check and check.interrupted:
         _say("interrupted: the table is of what was measured before")
         sys.exit(130)
-    code = exit_code(compared, fail_on_inconclusive=fail_on == "inconclusive")
     if code and not advisory:
         sys.exit(code)
 
@@ -125,13 +135,6 @@ def _check_usage(
     for text, holds in wrong.items():
         if holds:
             raise click.UsageError(text)
-
-
-def _print(compared: Compared, title: str, output_format: str) -> None:
-    from convbench.render.comparison import comparison_table, means_table
-
-    tables = [comparison_table(compared, title), means_table(compared)]
-    print_tables([table for table in tables if table], output_format)
 
 
 def _names(texts: tuple[str, ...]) -> dict[str, str]:

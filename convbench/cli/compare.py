@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from convbench.cli.options import format_option, print_tables
+from convbench.cli.outputs import check_targets, outputs_options, show
 from convbench.errors import NotComparableError
 
 
@@ -16,8 +17,12 @@ from convbench.errors import NotComparableError
 @click.argument("news", metavar="NEW...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--between", nargs=2, metavar="BACKEND:ALGORITHM BACKEND:ALGORITHM",
               help="Two algorithms within BASE alone, case by case.")  # fmt: skip
+@outputs_options
 @format_option
-def command(base: Path, news: tuple[Path, ...], between: tuple[str, str] | None, output_format: str) -> None:
+def command(
+    base: Path, news: tuple[Path, ...], between: tuple[str, str] | None, targets: tuple[tuple[str, Path], ...],
+    github: bool, force: bool, output_format: str,
+) -> None:  # fmt: skip
     """Compare the result files NEW with BASE: a verdict for every row, whole networks, and what changed meanwhile.
 
     Stored runs can name suspects only: `convbench check --against` confirms them. Exit code 4 says that the runs
@@ -30,22 +35,41 @@ def command(base: Path, news: tuple[Path, ...], between: tuple[str, str] | None,
     """
     if bool(news) == bool(between):
         raise click.UsageError("name NEW files, or two algorithms with --between")
-    from convbench.compare import Verdict, compare, pairs
+    if (targets or github) and len(news) != 1:
+        raise click.UsageError("--write and --github tell of one NEW file")
+    from convbench.check import exit_code
+    from convbench.cli.rerun import suite_arguments
+    from convbench.compare import compare, pairs
     from convbench.journal import read_run
-    from convbench.render.comparison import comparison_table, means_table, pairs_table
+    from convbench.render.ci import Facts
+    from convbench.render.comparison import pairs_table, series_table
+    from convbench.reproduce import Recipe
 
+    check_targets(targets, force=force)
     old = read_run(base)
     if between:
         print_tables([pairs_table(pairs(old, *between), base.name)], output_format)
         return
-    tables, broken = [], False
+    found = []
     for path in news:
+        new = read_run(path)
         try:
-            compared = compare(old, read_run(path))
+            found.append((path.name, compare(old, new)))
         except NotComparableError as error:
             raise NotComparableError(f"{path}: {error}") from None
-        tables += [comparison_table(compared, f"{path.name} beside {base.name}"), means_table(compared)]
-        broken |= any(compared.verdicts[verdict] for verdict in (Verdict.FAILED, Verdict.MISSING))
-    print_tables([table for table in tables if table], output_format)
-    if broken:
-        sys.exit(6)
+    code = max(exit_code(compared) for _, compared in found)
+    if len(found) > 1:
+        print_tables([series_table(base.name, found)], output_format)
+    else:
+        ((name, compared),) = found
+        suites = [suite["name"] for suite in new.header["suites"]]
+        facts = Facts(
+            compared=compared,
+            suite=", ".join(suites),
+            baseline=base.name,
+            exit_code=code,
+            recipe=Recipe(suites=suite_arguments(new.header), backends=new.header.get("backends", {})),
+        )
+        show(facts, f"{name} beside {base.name}", targets, output_format, github=github)
+    if code:
+        sys.exit(code)

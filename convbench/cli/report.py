@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from convbench.cli.output import check_output, write_output
 from convbench.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from convbench.result import Run
 
@@ -67,16 +66,14 @@ def command(runs: tuple[Path, ...], output: Path | None, output_format: str, for
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """What runs are called: their files' names without the suffix, with the folder's where those are the same."""
+    """What runs are called: their files' names without the suffix, with the folder's where those are the same.
+
+    Names that are still the same are numbered.
+    """
+    from convbench.render.html.merge import numbered
+
     short = [path.stem for path in paths]
     longer = [
         f"{path.absolute().parent.name}/{path.stem}" if short.count(path.stem) > 1 else path.stem for path in paths
     ]
-    return [*_numbered(longer)]
-
-
-def _numbered(texts: Iterable[str]) -> Iterable[str]:
-    seen: Counter[str] = Counter()
-    for text in texts:
-        seen[text] += 1
-        yield text if seen[text] == 1 else f"{text} ({seen[text]})"
+    return numbered(longer)

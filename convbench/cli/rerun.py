@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convbench.cli.run import CACHES, chosen_backends, run_options
+from convbench.cli.run import CACHES, chosen_backends, files_of, run_options
 from convbench.cli.run import command as run
 from convbench.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from convbench.runner import RunOptions
     from convbench.tasks import Task
@@ -25,9 +25,7 @@ OWN = {"-o", "--output", "--force", "--resume", "-q", "--quiet"}
 class Planned:
     """What a `convbench run` would measure.
 
-    Attributes:
-        header: of its result file.
-        files: the backends from files, as `-b` calls them, by name.
+    `files` are the backends from files, as `-b` calls them, by name; `header` is that of its result file.
     """
 
     tasks: list[Task]
@@ -54,14 +52,8 @@ def planned(arguments: Sequence[str]) -> Planned:
     choice = {name: params[name] for name in ("passes", "precisions", "layouts", "epilogues", "batch", "globs")}
     specs = chosen_backends(params["specs"], options.timeout_s if options.isolate else None)
     found = tasks(selection(**choice).cases(suites), specs, options.threads, CACHES[params["cache"]], options.accuracy)
-    files = {}
-    for spec in specs:
-        path, py, name = spec.text.rpartition(".py:")
-        if py:
-            files[spec.backend.name] = f"{path}.py:{name.partition(':')[0]}"
-    return Planned(
-        tasks=found, options=options, header=session.header(found, options, suites, ["run", *arguments]), files=files
-    )
+    header = session.header(found, options, suites, ["run", *arguments])
+    return Planned(tasks=found, options=options, header=header, files=files_of(specs))
 
 
 def again(words: Sequence[str], suite: str, globs: Sequence[str] = ()) -> list[str]:
@@ -89,6 +81,14 @@ def again(words: Sequence[str], suite: str, globs: Sequence[str] = ()) -> list[s
         parts = [word] + ([next(left, "")] if name in _valued() and not attached else [])
         found += [] if name in dropped else parts
     return found + [part for glob in globs for part in ("--filter", glob)]
+
+
+def suite_arguments(header: Mapping[str, Any]) -> dict[str, str]:
+    """What named each suite on the command line of a run with this header, by the suite's name."""
+    names = [suite["name"] for suite in header["suites"]]
+    arguments = header["command"][2:] if header["command"][1:2] == ["run"] else []
+    given = run.make_context("run", [*arguments], resilient_parsing=True).params.get("suites") or ()
+    return dict(zip(names, given, strict=True)) if len(names) == len(given) else {}
 
 
 def exact_glob(text: str) -> str:

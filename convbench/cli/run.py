@@ -18,7 +18,7 @@ from convbench.errors import InputError
 from convbench.units import format_bytes, format_time, parse_bytes, parse_duration, parse_fraction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from convbench.backends import BackendSpec
     from convbench.result import Run
@@ -204,6 +204,16 @@ def chosen_backends(texts: tuple[str, ...], isolated_s: float | None = None) -> 
     return usable
 
 
+def files_of(specs: Sequence[BackendSpec]) -> dict[str, str]:
+    """The backends from files, as `-b` calls them, by name."""
+    found = {}
+    for spec in specs:
+        path, py, name = spec.text.rpartition(".py:")
+        if py:
+            found[spec.backend.name] = f"{path}.py:{name.partition(':')[0]}"
+    return found
+
+
 def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
     from convbench.render import Column, Table
     from convbench.units import significant
@@ -235,11 +245,13 @@ def _measure(
 ) -> None:  # fmt: skip
     from convbench import session
     from convbench.cli.progress import progress
+    from convbench.environment import relative_path
     from convbench.journal import Journal
     from convbench.runner import Progress, Spent
     from convbench.tasks import refusal
 
     header = session.header(found, options, suites, sys.argv[1:])
+    header["backends"] = {name: relative_path(text) for name, text in files_of(specs).items()}
     for warning in session.warnings(header):
         _warn(warning)
     if ceilings:

@@ -33,20 +33,20 @@ def render_csv(table: Table) -> str:
 def render_markdown(table: Table) -> str:
     """A pipe table, values as in the terminal."""
     columns = table.shown()
-    lines = [f"**{_escape(table.title)}**", ""] if table.title else []
-    lines.append("| " + " | ".join(_escape(c.header) for c in columns) + " |")
+    lines = [f"**{escape(table.title)}**", ""] if table.title else []
+    lines.append("| " + " | ".join(escape(c.header) for c in columns) + " |")
     lines.append("|" + "|".join("---:" if c.right else "---" for c in columns) + "|")
     for index, row in enumerate(table.rows):
-        cells = [_escape(table.cell(row, c)) for c in columns]
+        cells = [escape(table.cell(row, c)) for c in columns]
         if index in table.best:
             cells = [f"**{cell}**" for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"- {_escape(note)}" for note in table.notes)] if table.notes else []
+    lines += ["", *(f"- {escape(note)}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
 
 
-def _escape(text: str) -> str:
-    """Names and notes come from files: they are text, never markup."""
-    for character in "\\`*_{}[]<>|":
+def escape(text: str) -> str:
+    """Text that no character of is markup: names and notes come from files."""
+    for character in "\\`*_{}[]<>|&~":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.splitlines())

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from convbench.compare import Compared
     from convbench.render.plot.scene import Scene
 
-KINDS = ("roofline", "model", "speedup", "phases", "network", "ceilings")
+SCENE_KINDS = ("roofline", "model", "speedup", "phases", "network", "ceilings")
+"""Of the rows of a scene; a comparison is of two runs."""
+KINDS = (*SCENE_KINDS, "comparison")
 SUFFIXES = (".svg", ".png", ".pdf")
 THEMES = ("light", "dark")
 
@@ -24,10 +27,21 @@ def picture(scene: Scene, kind: str, suffix: str, theme: str = "light") -> bytes
     Raises:
         InputError: the scene lacks what this kind shows, or has more than one picture can hold.
     """
-    from convbench.render.plot.style import THEME, drawing, encoded
+    from convbench.render.plot.style import THEME, alternative, drawing, encoded
 
     with drawing(THEME[theme]):
-        return encoded(draw(scene, kind, theme), scene, kind, suffix)
+        return encoded(draw(scene, kind, theme), f"{scene.title}: {kind}", alternative(scene, kind), suffix)
+
+
+def comparison_picture(compared: Compared, title: str, suffix: str, theme: str = "light") -> bytes:
+    """The ratios of two runs as a file's content, the same bytes each time; a header alone where no row has one."""
+    from convbench.render.plot.comparison import draw
+    from convbench.render.plot.ratios import ratios_of
+    from convbench.render.plot.style import THEME, drawing, encoded
+
+    ratios = ratios_of(compared, title)
+    with drawing(THEME[theme]):
+        return encoded(draw(ratios, THEME[theme]), f"{title}: comparison", ratios.alternative, suffix)
 
 
 def draw(scene: Scene, kind: str, theme: str = "light") -> Figure:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from convbench.render.plot.facts import network_bars, phase_bars, speedups
+from convbench.render.plot.ratios import ratio_ticks
 from convbench.render.plot.style import (
     HATCHES,
     SMALL,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MOST_WIDTH = 13.0
 BAR_INCHES = 0.15
+TICK_INCHES = 0.4
 
 
 def draw_speedup(scene: Scene, theme: Theme) -> Figure:
@@ -61,7 +62,8 @@ def draw_speedup(scene: Scene, theme: Theme) -> Figure:
                 ax.text(value * away, at, f"{value:.2f}×", size=TINY, va="center", ha="left" if value >= 1 else "right",
                         zorder=4)  # fmt: skip
         ax.set(xscale="log", xlim=(least, most), xlabel=f"times as fast as {baseline}")
-        ax.xaxis.set_major_locator(FixedLocator(_ratios(least, most)))
+        room = ax.bbox.width / figure.dpi / TICK_INCHES
+        ax.xaxis.set_major_locator(FixedLocator(ratio_ticks(least, most, int(room))))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         ax.axvline(1, color=theme.text, lw=1, zorder=5)
@@ -69,15 +71,6 @@ def draw_speedup(scene: Scene, theme: Theme) -> Figure:
     _add_key(figure, theme, scene, names)
     add_notes(figure, theme, notes)
     return figure
-
-
-def _ratios(least: float, most: float) -> list[float]:
-    """Powers of two on the axis; finer steps where the axis is short, powers of ten where it is long."""
-    if most / least < 4:
-        return [ratio for ratio in (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0) if least <= ratio <= most]
-    base = 2.0 if most / least < 2**9 else 10.0
-    low, high = math.ceil(math.log(least, base)), math.floor(math.log(most, base))
-    return [base**power for power in range(low, high + 1)]
 
 
 def draw_phases(scene: Scene, theme: Theme) -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from convbench.render.plot import points as marks
 from convbench.render.plot.labels import keep_off, label_line
 from convbench.render.plot.scene import panels as panels_of
-from convbench.render.plot.style import SMALL, Theme, add_notes
+from convbench.render.plot.style import SMALL, Theme
 from convbench.roofline import DEFAULT_THRESHOLDS
 from convbench.units import format_time
 
@@ -30,28 +30,15 @@ def draw(scene: Scene, theme: Theme) -> Figure:
         InputError: nothing can be placed, or there are too many panels.
     """
     panels, _, notes = panels_of(scene)
-    numbers = marks.numbers_of(panels)
-    canvas = marks.make_canvas(scene, theme, panels, numbers)
-    outlined, longest_s = marks.second_series(panels), marks.longest(panels)
-    homeless = 0
-    floors = [latency for panel in panels for latency in _latencies(panel)]
-    for ax, panel in zip(canvas.axes, panels, strict=True):
-        _set_scales(ax, panel)
-        taken = marks.occupied(ax, panel, place, longest_s)
+
+    def lines(ax: Axes, taken: Taken, panel: Panel) -> None:
         _draw_latency(ax, taken, theme, panel)
         _draw_diagonals(ax, taken, theme)
-        marks.draw_points(ax, theme, panel, place, longest_s, outlined)
-        homeless += marks.label_points(ax, taken, theme, panel, place, longest_s, numbers)
-    marks.add_table(canvas, theme, panels, numbers)
+
     key: list[Artist] = [marks.line_entry(theme, "measured = modelled")]
-    if floors:
+    if floors := [latency for panel in panels for latency in _latencies(panel)]:
         key.append(marks.patch_entry(theme, f"latency floors, up to {format_time(max(floors), 2)}"))
-    marks.add_key(canvas, theme, scene, panels, outlined, key)
-    notes += marks.flag_notes(panels)
-    if homeless:
-        notes.append(f"{homeless} of {sum(len(panel.points) for panel in panels)} labels left out for want of room")
-    add_notes(canvas.figure, theme, notes)
-    return canvas.figure
+    return marks.draw_panels(scene, theme, panels, place, _set_scales, lines, key, notes)
 
 
 def place(point: Point) -> tuple[float, float]:

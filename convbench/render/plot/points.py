@@ -13,7 +13,17 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from convbench.errors import InputError
 from convbench.render.plot.labels import Taken, label_point, size_of
-from convbench.render.plot.style import MARKERS, SMALL, TEXT, TINY, Theme, add_axes, header_inches, new_figure
+from convbench.render.plot.style import (
+    MARKERS,
+    SMALL,
+    TEXT,
+    TINY,
+    Theme,
+    add_axes,
+    add_notes,
+    header_inches,
+    new_figure,
+)
 from convbench.roofline import Bound, Flag
 from convbench.units import format_time, significant
 
@@ -48,6 +58,36 @@ class Canvas:
     figure: Figure
     axes: list[Axes]
     side: tuple[float, float, float, float] | None
+
+
+def draw_panels(
+    scene: Scene,
+    theme: Theme,
+    panels: Sequence[Panel],
+    place: Callable[[Point], tuple[float, float]],
+    scales: Callable[[Axes, Panel], None],
+    lines: Callable[[Axes, Taken, Panel], None],
+    key: list[Artist],
+    notes: list[str],
+) -> Figure:
+    """The whole picture: `place` says where points are, `scales` sets limits, `lines` draws what lies behind points."""
+    numbers = numbers_of(panels)
+    canvas = make_canvas(scene, theme, panels, numbers)
+    outlined, longest_s = second_series(panels), longest(panels)
+    homeless = 0
+    for ax, panel in zip(canvas.axes, panels, strict=True):
+        scales(ax, panel)
+        taken = occupied(ax, panel, place, longest_s)
+        lines(ax, taken, panel)
+        draw_points(ax, theme, panel, place, longest_s, outlined)
+        homeless += label_points(ax, taken, theme, panel, place, longest_s, numbers)
+    add_table(canvas, theme, panels, numbers)
+    add_key(canvas, theme, scene, panels, outlined, key)
+    notes = [*notes, *flag_notes(panels)]
+    if homeless:
+        notes.append(f"{homeless} of {sum(len(panel.points) for panel in panels)} labels left out for want of room")
+    add_notes(canvas.figure, theme, notes)
+    return canvas.figure
 
 
 def numbers_of(panels: Sequence[Panel]) -> dict[tuple[str, ...], int]:

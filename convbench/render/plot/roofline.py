@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from convbench.render.plot import points as marks
 from convbench.render.plot.labels import keep_off, label_line
 from convbench.render.plot.scene import panels as panels_of
-from convbench.render.plot.style import MARKERS, SMALL, Theme, add_notes
+from convbench.render.plot.style import MARKERS, SMALL, Theme
 from convbench.roofline import DEFAULT_THRESHOLDS
 from convbench.units import format_si, significant
 
@@ -37,33 +37,26 @@ def draw(scene: Scene, theme: Theme) -> Figure:
         InputError: nothing can be placed, or there are too many panels.
     """
     panels, ceilings, notes = panels_of(scene)
-    numbers = marks.numbers_of(panels)
-    canvas = marks.make_canvas(scene, theme, panels, numbers)
-    outlined, longest_s = marks.second_series(panels), marks.longest(panels)
-    homeless = hollow = 0
-    for ax, panel in zip(canvas.axes, panels, strict=True):
+
+    def sets(panel: Panel) -> list[Ceilings]:
+        return [ceilings[panel.device], *([scene.published] if scene.published else [])]
+
+    def scales(ax: Axes, panel: Panel) -> None:
         alike = [p for other in panels if other.roofs == panel.roofs for p in other.points]
-        sets = [ceilings[panel.device], *([scene.published] if scene.published else [])]
-        _set_scales(ax, alike, sets, panel.math_mode)
-        taken = marks.occupied(ax, panel, place, longest_s)
-        hollow += _draw_effective(ax, taken, theme, panel)
-        _draw_roofs(ax, taken, theme, panel, sets)
-        marks.draw_points(ax, theme, panel, place, longest_s, outlined)
-        homeless += marks.label_points(ax, taken, theme, panel, place, longest_s, numbers)
-    marks.add_table(canvas, theme, panels, numbers)
+        _set_scales(ax, alike, sets(panel), panel.math_mode)
+
+    def lines(ax: Axes, taken: Taken, panel: Panel) -> None:
+        _draw_effective(ax, taken, theme, panel)
+        _draw_roofs(ax, taken, theme, panel, sets(panel))
+
     kinds = {c.kind for of in (*ceilings.values(), scene.published) if of for c in of.bandwidth.values()}
     key: list[Artist] = [marks.line_entry(theme, f"{kind} roof", _dashes(kind)) for kind in sorted(kinds, reverse=True)]
-    if hollow:
+    if any(_differs(point) for panel in panels for point in panel.points):
         key.append(Line2D([], [], ls="", marker="o", mfc="none", color=theme.muted, ms=5,
                           label="effective: nominal flop / time"))  # fmt: skip
     ratio = DEFAULT_THRESHOLDS.ambiguity_ratio
     key.append(marks.patch_entry(theme, f"ridge, ±{ratio:g}×: bound ambiguous"))
-    marks.add_key(canvas, theme, scene, panels, outlined, key)
-    notes += marks.flag_notes(panels)
-    if homeless:
-        notes.append(f"{homeless} of {sum(len(panel.points) for panel in panels)} labels left out for want of room")
-    add_notes(canvas.figure, theme, notes)
-    return canvas.figure
+    return marks.draw_panels(scene, theme, panels, place, scales, lines, key, notes)
 
 
 def place(point: Point) -> tuple[float, float]:
@@ -147,19 +140,20 @@ def _draw_roofs(ax: Axes, taken: Taken, theme: Theme, panel: Panel, sets: list[C
         keep_off(ax, taken, roof.start, roof.end)
 
 
-def _draw_effective(ax: Axes, taken: Taken, theme: Theme, panel: Panel) -> int:
-    """A hollow point at the effective rate, joined to the executed one, where the two differ; how many there are."""
-    count = 0
-    for point in panel.points:
+def _differs(point: Point) -> bool:
+    """Whether the effective rate has a mark of its own."""
+    high = effective(point)
+    return not point.placed.nominal and high > 0 and not 1 / SAME < high / place(point)[1] < SAME
+
+
+def _draw_effective(ax: Axes, taken: Taken, theme: Theme, panel: Panel) -> None:
+    """A hollow point at the effective rate, joined to the executed one, where the two differ."""
+    for point in filter(_differs, panel.points):
         x, y = place(point)
         high = effective(point)
-        if point.placed.nominal or not high or 1 / SAME < high / y < SAME:
-            continue
-        count += 1
         bound = point.placed.judgement.bound
         ax.plot([x, x], [y, high], color=theme.bounds[bound], lw=0.9, alpha=0.6, zorder=3, label="_join")
         ax.plot([x], [high], marker=MARKERS[bound], ms=4.5, mfc=theme.ground, mec=theme.bounds[bound], mew=0.9,
                 ls="", zorder=3.5, label=marks.tag("effective", point))  # fmt: skip
         (px, low), (_, top) = ax.transData.transform([(x, y), (x, high)])
         taken.add((px - 1, min(low, top), px + 1, max(low, top)), (px - 4, top - 4, px + 4, top + 4))
-    return count

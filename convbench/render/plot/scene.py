@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from convbench.ceilings import Ceilings
+    from convbench.compare import Comparison
     from convbench.problem import ConvPass, Dtype, MathMode
+
+    Keyed = Row | Comparison
 
 MOST_PANELS = 9
 """More are too small to read, and the reader is told how to choose."""
@@ -33,7 +36,7 @@ class Choice:
     precisions: tuple[tuple[Dtype, MathMode], ...] = ()
     globs: tuple[str, ...] = ()
 
-    def takes(self, row: Row) -> bool:
+    def takes(self, row: Keyed) -> bool:
         """Whether the row is one of them."""
         case = row.key.case
         names = (case.name, f"{case.suite}/{case.name}")
@@ -68,13 +71,18 @@ class Scene:
 
     def problem(self, row: Row) -> str:
         """The problem's name, with whatever else differs among its rows but pass, dtype and series."""
-        case = row.key.case
-        several = len({suite for suite, _ in self.details}) > 1
-        name = f"{case.suite}/{case.name}" if several else case.name
-        return " ".join([name, *(_DETAILS[place](row) for place in self.details[case.suite, case.name])])
+        return name_of(row, self.details)
 
 
-_DETAILS: tuple[Callable[[Row], str], ...] = (
+def name_of(row: Keyed, details: Mapping[tuple[str, str], tuple[int, ...]]) -> str:
+    """The problem's name and the `details_of` it, with the suite where there are several."""
+    case = row.key.case
+    several = len({suite for suite, _ in details}) > 1
+    name = f"{case.suite}/{case.name}" if several else case.name
+    return " ".join([name, *(_DETAILS[place](row) for place in details[case.suite, case.name])])
+
+
+_DETAILS: tuple[Callable[[Keyed], str], ...] = (
     lambda row: row.key.case.layout.value,
     lambda row: row.key.case.epilogue.value,
     lambda row: row.key.cache,
@@ -82,7 +90,7 @@ _DETAILS: tuple[Callable[[Row], str], ...] = (
 )
 
 
-def _details(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[int, ...]]:
+def details_of(rows: Sequence[Keyed]) -> dict[tuple[str, str], tuple[int, ...]]:
     """By suite and problem, the places of those _DETAILS in which its rows differ."""
     found: dict[tuple[str, str], list[set[str]]] = {}
     for row in rows:
@@ -92,7 +100,7 @@ def _details(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[int, ...]]:
     return {name: tuple(i for i, seen in enumerate(sets) if len(seen) > 1) for name, sets in found.items()}
 
 
-def series(row: Row) -> str:
+def series(row: Keyed) -> str:
     """The backend and the algorithm that was asked for."""
     return f"{row.key.backend}:{row.key.algorithm}"
 
@@ -118,19 +126,24 @@ def make_scene(
     run = replace(whole, rows=tuple(filter(choice.takes, whole.rows)))
     rows = tuple(row for row in run.rows if row.time_s)  # what took no time has no rate
     if not rows:
-        has = sorted({row.key.case.precision for row in whole.rows}), sorted({r.key.case.conv_pass for r in whole.rows})
-        raise InputError(
-            f"{names}: no row with a time is chosen; there are dtypes {', '.join(has[0])}, passes {', '.join(has[1])}, "
-            f"problems {_some([row.key.case.name for row in whole.rows])}"
-        )
+        raise nothing_chosen(names, whole.rows)
     suites = {row.key.case.suite for row in rows}
     titles = {suite["name"]: suite.get("title") or suite["name"] for _, of in runs for suite in of.header["suites"]}
     lines = dict.fromkeys(headline(of) for _, of in runs)
     return Scene(
         run=run, rows=rows, baseline=baseline, published=published,
         title=" + ".join(dict.fromkeys(str(titles.get(suite, suite)) for suite in sorted(suites))) + _batches(rows),
-        subtitle="\n".join(lines), details=_details(rows),
+        subtitle="\n".join(lines), details=details_of(rows),
     )  # fmt: skip
+
+
+def nothing_chosen(names: str, rows: Sequence[Keyed]) -> InputError:
+    """An error that says what could be chosen."""
+    has = sorted({row.key.case.precision for row in rows}), sorted({row.key.case.conv_pass for row in rows})
+    return InputError(
+        f"{names}: no row with a time is chosen; there are dtypes {', '.join(has[0])}, passes {', '.join(has[1])}, "
+        f"problems {some([row.key.case.name for row in rows])}"
+    )
 
 
 def _batches(rows: Sequence[Row]) -> str:
@@ -138,7 +151,8 @@ def _batches(rows: Sequence[Row]) -> str:
     return f", batch {batches.pop()}" if len(batches) == 1 else ""
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     names = list(dict.fromkeys(names))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 

@@ -8,12 +8,13 @@ import textwrap
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from convbench.compare import Verdict
 from convbench.roofline import Bound
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from convbench.render.plot.scene import Scene
 
 MARKERS = {Bound.COMPUTE: "o", Bound.BANDWIDTH: "s", Bound.LATENCY: "^"}
+VERDICT_MARKERS = {
+    Verdict.REGRESSION: (">", True), Verdict.SUSPECT: (">", False), Verdict.INCONCLUSIVE: ("o", False),
+    Verdict.ALGORITHM_CHANGED: ("s", True), Verdict.IMPROVED: ("<", True), Verdict.OK: ("o", True),
+}  # fmt: skip
+"""Marker, and whether it is solid, of the verdicts that a row with a ratio may have."""
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "++", "oo", "--")
 """Beside the colours of series, so that they are told apart in print."""
 PNG_DPI = 200
@@ -39,7 +45,7 @@ NOTE_LINES = 3
 class Theme:
     """Colours of a plot.
 
-    Those of `bounds` and `series` follow Okabe and Ito's palette, which colour-blind readers can tell apart
+    Those of `bounds`, `verdicts` and `series` follow Okabe and Ito's palette, which colour-blind readers can tell apart
     (jfly.uni-koeln.de/color, 2008), lighter on dark ground.
     """
 
@@ -50,18 +56,26 @@ class Theme:
     grid: str
     band: str
     bounds: Mapping[Bound, str]
+    verdicts: Mapping[Verdict, str]
     series: tuple[str, ...]
+
+
+def _verdicts(slower: str, faster: str, changed: str, none: str) -> dict[Verdict, str]:
+    return {Verdict.REGRESSION: slower, Verdict.SUSPECT: slower, Verdict.IMPROVED: faster,
+            Verdict.ALGORITHM_CHANGED: changed, Verdict.INCONCLUSIVE: none, Verdict.OK: none}  # fmt: skip
 
 
 THEME = {
     "light": Theme(
         face="#ffffff", ground="#ffffff", text="#1b1f24", muted="#59636e", grid="#e4e8ec", band="#eceff3",
         bounds={Bound.COMPUTE: "#0072b2", Bound.BANDWIDTH: "#d55e00", Bound.LATENCY: "#009e73"},
+        verdicts=_verdicts(slower="#d55e00", faster="#0072b2", changed="#5e2a84", none="#59636e"),
         series=("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#b8a400"),
     ),
     "dark": Theme(
         face="#0d1117", ground="#0d1117", text="#e6edf3", muted="#9aa5b1", grid="#21272f", band="#1c222b",
         bounds={Bound.COMPUTE: "#56b4e9", Bound.BANDWIDTH: "#ff9a3c", Bound.LATENCY: "#2bd9a0"},
+        verdicts=_verdicts(slower="#ff9a3c", faster="#56b4e9", changed="#ffd1f0", none="#9aa5b1"),
         series=("#56b4e9", "#e69f00", "#2bd9a0", "#e59ac4", "#f0784a", "#3d8fd1", "#a0a0a0", "#f0e442"),
     ),
 }  # fmt: skip
@@ -86,7 +100,19 @@ def drawing(theme: Theme) -> Iterator[None]:
         yield
 
 
-def new_figure(scene: Scene, theme: Theme, width: float, height: float) -> Figure:
+class Titled(Protocol):
+    """What a picture is of."""
+
+    @property
+    def title(self) -> str:
+        """One line."""
+
+    @property
+    def subtitle(self) -> str:
+        """Lines below it."""
+
+
+def new_figure(scene: Titled, theme: Theme, width: float, height: float) -> Figure:
     """An empty figure of so many inches, with the scene's title."""
     figure = Figure(figsize=(width, height), dpi=100)
     FigureCanvasAgg(figure)
@@ -95,7 +121,7 @@ def new_figure(scene: Scene, theme: Theme, width: float, height: float) -> Figur
     return figure
 
 
-def header_inches(scene: Scene) -> float:
+def header_inches(scene: Titled) -> float:
     """What the title needs."""
     return 0.5 + 0.16 * (1 + scene.subtitle.count("\n"))
 
@@ -138,10 +164,8 @@ def alternative(scene: Scene, kind: str) -> str:
     return f"{what}; {len(scene.rows)} rows of {scene.title}. {scene.subtitle}".replace("\n", "; ")
 
 
-def encoded(figure: Figure, scene: Scene, kind: str, suffix: str) -> bytes:
-    """The figure as a file's content: no date, no random identifiers; the alternative text is inside."""
-    text = alternative(scene, kind)
-    title = f"{scene.title}: {kind}"
+def encoded(figure: Figure, title: str, text: str, suffix: str) -> bytes:
+    """The figure as a file's content: no date, no random identifiers; its title and alternative text are inside."""
     metadata: dict[str, str | None] = {
         ".svg": {"Title": title, "Date": None, "Creator": None},
         ".png": {"Title": title, "Description": text, "Software": None},

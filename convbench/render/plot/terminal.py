@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
+from convbench.compare import Verdict
 from convbench.render import Column, Table
+from convbench.render.comparison import ratio_text
 from convbench.render.plot.characters import Characters, styled
 from convbench.render.plot.facts import curves, network_bars, phase_bars, speedups
+from convbench.render.plot.ratios import ratio_ticks, ratios_of
 from convbench.render.plot.scene import doubts
 from convbench.render.plot.scene import panels as panels_of
 from convbench.render.table import render_table
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convbench.ceilings import Ceilings
+    from convbench.compare import Compared
     from convbench.render.plot.facts import Bar, BarPanel
+    from convbench.render.plot.ratios import Ratio, Ratios
     from convbench.render.plot.scene import Panel, Point, Scene
 
 GIGA = 1e9
@@ -39,6 +44,11 @@ STACK = "█▒░▓╳┃═∙"
 STACK_STYLES = ("94", "33", "32", "35", "31", "36", "37", "93")
 FLAG_MARKS = {Flag.ABOVE_ROOF: "↑", Flag.AMBIGUOUS: "?", Flag.IMPLEMENTATION: ""}
 EIGHTHS = " ▏▎▍▌▋▊▉"
+VERDICT_MARKS = {
+    Verdict.REGRESSION: ("▶", "31"), Verdict.SUSPECT: ("▷", "33"), Verdict.INCONCLUSIVE: ("○", ""),
+    Verdict.ALGORITHM_CHANGED: ("■", "35"), Verdict.IMPROVED: ("◀", "94"), Verdict.OK: ("●", ""),
+}  # fmt: skip
+"""Mark and style of the verdicts that a row with a ratio may have."""
 
 
 def terminal(scene: Scene, kind: str, width: int, color: bool) -> str:
@@ -50,9 +60,20 @@ def terminal(scene: Scene, kind: str, width: int, color: bool) -> str:
     width = max(60, min(width, WIDEST))
     draw = {"roofline": _roofline, "model": _model, "speedup": _speedup, "phases": _phases, "network": _network,
             "ceilings": _ceilings}[kind]  # fmt: skip
+    return _headed(scene, draw(scene, width, color), width, color)
+
+
+def comparison_terminal(compared: Compared, title: str, width: int, color: bool) -> str:
+    """The ratios of two runs as text; a header alone where no row has one."""
+    width = max(60, min(width, WIDEST))
+    ratios = ratios_of(compared, title)
+    lines = [*(_comparison(ratios, width, color) if ratios.rows else []), *_wrapped(ratios.notes, width)]
+    return _headed(ratios, lines, width, color)
+
+
+def _headed(scene: Scene | Ratios, lines: Sequence[str], width: int, color: bool) -> str:
     title = [styled(line, BOLD, color) for line in textwrap.wrap(scene.title, width)]
-    lines = [*title, *_wrapped(scene.subtitle.split("\n"), width), "", *draw(scene, width, color)]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in [*title, *_wrapped(scene.subtitle.split("\n"), width), "", *lines])
 
 
 def _wrapped(notes: Sequence[str], width: int) -> list[str]:
@@ -270,3 +291,58 @@ def _stacks(
                 start = stop
             lines.append(f"{set_cell_size(bar.name, longest)} {drawn} {text}")
     return lines
+
+
+def _comparison(ratios: Ratios, width: int, color: bool) -> list[str]:
+    """A line per row, the slowest first, above an axis of ratios and a key."""
+    name_room = min(max(map(cell_len, [*(row.name for row in ratios.rows), ratios.others_name])), width // 2)
+    room = width - name_room - 2 - 6
+    low, high = ratios.limits()
+
+    def column(value: float) -> int:
+        share = math.log(min(max(value, low), high) / low) / math.log(high / low)
+        return round(share * (room - 1))
+
+    def line(name: str, cells: list[tuple[str, str]], end: str) -> str:
+        drawn = "".join(styled(mark, style, color) for mark, style in cells)
+        return f"{set_cell_size(name, name_room)} {drawn} {end}".rstrip()
+
+    lines = [
+        line(row.name, _ratio_cells(row, ratios.factor, column, room), ratio_text(row.value)) for row in ratios.rows
+    ]
+    if ratios.others:
+        cells = [(" ", "")] * room
+        for row in ratios.others:
+            cells[column(row.value)] = ("·", VERDICT_MARKS[row.verdict][1])
+        lines.insert(ratios.place, line(ratios.others_name, cells, ""))
+    axis, below = ["─"] * room, [" "] * room
+    for value in ratio_ticks(low, high, room // 6):
+        text = f"{value:g}"
+        start = min(max(0, column(value) - len(text) // 2), room - len(text))
+        axis[column(value)] = "┴"
+        below[start : start + len(text)] = text
+    present = {row.verdict for row in (*ratios.rows, *ratios.others)}
+    entries = [
+        f"{mark} {verdict.replace('_', ' ')}" for verdict, (mark, _) in VERDICT_MARKS.items() if verdict in present
+    ]
+    key = _wrapped(
+        [" · ".join([*entries, "─ interval", "░ no change", f"┆ all rows × {ratio_text(ratios.factor)}"])], width
+    )
+    for mark, style in VERDICT_MARKS.values():
+        key = [part.replace(mark, styled(mark, style, color)) for part in key]
+    return [*lines, f"{'':{name_room}} {''.join(axis)}", f"{'':{name_room}} {''.join(below)}".rstrip(), "", *key]
+
+
+def _ratio_cells(row: Ratio, factor: float, column: Callable[[float], int], room: int) -> list[tuple[str, str]]:
+    """A row's marks from left to right: later ones replace earlier ones."""
+    mark, style = VERDICT_MARKS[row.verdict]
+    cells = [(" ", "")] * room
+    first, last = map(column, row.band)
+    cells[first : last + 1] = [("░", "")] * (last + 1 - first)
+    for value, line in ((1.0, "│"), (factor, "┆")):
+        cells[column(value)] = (line, "")
+    if row.interval:
+        start, end = map(column, row.interval)
+        cells[start : end + 1] = [("─", style)] * (end + 1 - start)
+    cells[column(row.value)] = (mark, style)
+    return cells
