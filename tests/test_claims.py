@@ -140,7 +140,35 @@ def test_operands(gather_s, said):
 
 
 def test_operands_without_phases():
-    assert made("operands").startswith("not answered: no row of talk-operands has phases")
+    def time(case, algorithm):
+        return 3e-3 if case.layout is Layout.CHWN else 1e-3
+
+    assert made("operands", time) == (
+        "cpu:auto: its phases were not timed, so what copies take is not known; the slowest layout takes 3.00 times "
+        "the fastest, geometric mean over 12 problems and passes"
+    )
+    layouts = table("operands", 0, run("operands", time)).rows
+    assert {fact["copy_share"] for fact in layouts} == {None}
+    assert [fact["to_fastest"] for fact in layouts if fact["layout"] is Layout.CHWN] == [pytest.approx(3.0)] * 3
+
+
+def test_operands_of_a_backend_with_phases_beside_one_without():
+    timed = run("operands", phases=lambda case, algorithm: [("gather", 0, 1e-3), ("product", 10**9, 1e-3)])
+    bare = run("operands")
+    other = [replace(row, key=replace(row.key, backend="other")) for row in bare.rows]
+    both = replace(timed, rows=(*timed.rows, *other))
+    (claim,) = claims_from({"operands": [both]})
+    first, second = claim.conclusion.split("; other:auto: ")
+    assert "50.0 % in nchw" in first
+    assert second.startswith("its phases were not timed")
+
+
+def test_what_is_counted_by_the_definition_is_called_so():
+    whole = run("reuse")
+    rows = [replace(row, work=nominal_work(row.key.case)) for row in whole.rows]
+    assert (
+        "flop/B, counted by the definition" in claims_from({"reuse": [replace(whole, rows=tuple(rows))]})[0].conclusion
+    )
 
 
 def test_a_phase_that_adds_each_element_up_is_a_copy_and_a_transform_is_none():
@@ -157,10 +185,10 @@ def epilogue_phases(case, algorithm):
 
 @pytest.mark.parametrize(
     ("added", "said"),
-    [(1.0, "adds 0 %, a pass of its own over the output 10.0 %: fusing saves 9.09 %, geometric mean over 6 layers, "
+    [(1.0, "adds 0 %, a pass of its own over the output 10.0 %: one call saves 9.09 %, geometric mean over 6 layers, "
       "of which 6 gain"),
-     (1.2, "adds 20.0 %, a pass of its own over the output 10.0 %: fusing costs 9.09 %, geometric mean over 6 layers, "
-      "of which 0 gain")],
+     (1.2, "adds 20.0 %, a pass of its own over the output 10.0 %: one call costs 9.09 %, geometric mean over 6 "
+      "layers, of which 0 gain")],
 )  # fmt: skip
 def test_epilogue(added, said):
     def time(case, algorithm):
@@ -334,7 +362,7 @@ def test_noise_of_some_per_cent_turns_no_conclusion(seed):
     assert "fastest is nhwc in 5" in made(
         "layouts", noisy(lambda case, _: 1e-3 if case.layout is Layout.NHWC else 2e-3)
     )
-    assert "fusing saves" in made("epilogue", noisy(lambda case, _: 1e-2), phases=epilogue_phases)
+    assert "one call saves" in made("epilogue", noisy(lambda case, _: 1e-2), phases=epilogue_phases)
 
 
 # What is missing is said

@@ -125,7 +125,7 @@ def test_too_many_threads_are_an_error():
 def test_the_table_has_mixes_and_the_datasheet_beside_them():
     text = render([ceilings_table("cpu", FOUND, None)], "table")
     assert re.search(r"fp32 +91.0 Gflop/s +0.40% +5 +90.0 Gflop/s +92.0 Gflop/s\n", text)
-    for name in ("l2 read", "l2 copy", "dram", "launch", "300 ns"):
+    for name in ("L2 read", "L2 copy", "DRAM", "launch", "300 ns"):
         assert name in text
     assert "datasheet" not in text
     sheet = load_datasheet("h200-sxm")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plots import CEILINGS, many, row, run_of
 
+from convbench.backends import Sample
 from convbench.cli import main
 from convbench.cli.report import names
 from convbench.errors import printable
@@ -21,9 +22,10 @@ from convbench.placement import placed_rows
 from convbench.render import Column, Table
 from convbench.render.html import report_html, report_tables, table_html
 from convbench.render.html.facts import packed, page_facts
-from convbench.render.html.merge import merged
+from convbench.render.html.merge import merged, numbered
 from convbench.render.results import rows_table
 from convbench.result import Status
+from convbench.timing import Round
 
 DATA = Path(__file__).parent / "data"
 EVIL = """</script><script>alert(1)</script><!--<img src=x onerror=alert(1)>&quot;"'`${7*7}{{facts}}"""
@@ -235,6 +237,30 @@ def test_damaged_ceilings_are_a_sentence_on_the_page():
     assert "not a set of ceilings" in page
 
 
+def test_the_summary_says_how_disturbed_each_run_was():
+    quiet, few = row("a"), replace(row("b"), rounds=row("b").rounds[:3])
+    untimed = replace(quiet, status=Status.UNSUPPORTED, reason="no", rounds=(), stop_reason=None)
+    late = replace(row("c"), rounds=tuple(Round(1, (Sample(1e-3, 1e-3, ("lost",)),)) for _ in range(7)))
+    page = report_html(
+        {"quiet": run_of(quiet), "noisy": run_of(few, late), "untimed": run_of(untimed), "empty": run_of()}
+    )
+    said = dict(re.findall(r"<p><b>(\w+)</b>: (.*?)</p>", page))
+    assert said["quiet"].endswith("No time is marked as doubtful.")
+    assert said["noisy"].endswith(
+        "Doubtful times: 1 disturbed in half of the rounds or more (!), 1 with too few rounds for an interval (?); 70% "
+        "of all samples were disturbed."
+    )
+    assert said["untimed"] == "1 row, 0 with a time."
+    assert said["empty"] == "There are no rows."
+
+
+def test_levels_of_memory_have_one_name_for_readers():
+    page = report_html({"a": run_of(row("a"))})
+    shown = re.sub(r"<script.*?</script>|<style.*?</style>", "", page, flags=re.DOTALL)
+    assert {"L2", "L3", "DRAM"} <= {*re.findall(r"\w+", shown)}
+    assert not {"l1", "l2", "l3", "dram"} & {*re.findall(r"\w+", shown)}
+
+
 def test_claims_come_first():
     table = Table(key="t", columns=[Column(key="a", header="A")], rows=[{"a": "evidence"}])
 
@@ -336,6 +362,31 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
     assert report("run-v1.jsonl", "--format", "csv").exit_code == 0
 
 
+@given(st.lists(st.sampled_from(["a", "a (2)", "a (2) (2)", "a\x1b", r"a\x1b", ""]), max_size=9))
+def test_names_are_never_the_same(texts):
+    made = numbered(texts)
+    assert len({*made}) == len(made) == len(texts)
+    assert all(name.startswith(printable(text)) for name, text in zip(made, texts, strict=True))
+
+
+def test_runs_whose_names_look_the_same_are_all_there():
+    assert columns_of_page({"a\x1b": run_of(row("x")), r"a\x1b": run_of(row("y"))}) == ["x", "y"]
+
+
+def columns_of_page(runs):
+    """The layers in the facts of a page."""
+    embedded = re.search(r'id="facts">(.*?)</script>', report_html(runs), re.DOTALL)[1]
+    return unpacked(json.loads(embedded)["rows"]["columns"]["problem"])
+
+
 def test_runs_are_called_by_their_files():
     assert names([Path("a.jsonl"), Path("x/b.jsonl")]) == ["a", "b"]
     assert names([Path("x/a.jsonl"), Path("y/a.jsonl"), Path("z/x/a.jsonl")]) == ["x/a", "y/a", "x/a (2)"]
+    clash = [
+        Path("b/a.jsonl"),
+        Path("c/b/a.jsonl"),
+        Path("b/a (2).jsonl"),
+        Path("d/b/a.jsonl"),
+        Path("e/b/a (2).jsonl"),
+    ]
+    assert names(clash) == ["b/a", "b/a (2)", "b/a (2) (2)", "b/a (3)", "b/a (2) (3)"]

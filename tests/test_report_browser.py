@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from plots import many, row, run_of
 
+from convbench.placement import placed_rows
 from convbench.render.html import charts_missing, report_html
 from convbench.result import Status
 
@@ -199,12 +200,73 @@ def test_each_machine_has_its_roofline(opened):
     expect(page.locator(POINTS)).to_have_count(3)
 
 
+def fills(page, selector):
+    return page.locator(selector).evaluate_all("found => found.map((path) => path.getAttribute('fill'))")
+
+
+BARS = "#phases-chart .mark-rect.role-mark path"
+NINE = ["gather", "transform x", "transform w", "transform dy", "product", "scatter", "inverse y", "inverse dx", "copy"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phases_of_one_kind_share_a_colour_and_no_others_do(opened, scheme):
+    phases = {name: 1e-4 * place for place, name in enumerate(NINE, start=1)}
+    page = opened({"a": run_of(row("a", phases=phases))}, scheme=scheme)
+    kinds = {name: name.split()[0] for name in NINE}
+    by_kind = {}
+    for name, fill in zip(NINE, fills(page, BARS), strict=True):
+        by_kind.setdefault(kinds[name], set()).add(fill)
+    assert all(len(found) == 1 for found in by_kind.values())
+    assert len(set.union(*by_kind.values())) == len(by_kind) == 6
+    page.locator(POINTS).nth(0).click(force=True)
+    assert "phase transform dy" in page.locator("aside.detail").inner_text()
+
+
+def test_more_kinds_than_colours_leave_the_smallest_as_others(opened):
+    phases = {f"phase{place}": 1e-4 * place for place in range(1, 13)}
+    page = opened({"a": run_of(row("a", phases=phases))})
+    texts = page.locator("#phases-chart .role-legend-label text").all_text_contents()
+    assert texts == [*(f"phase{place}" for place in range(6, 13)), "others"]
+    found = fills(page, BARS)
+    assert len({*found[:5]}) == 1  # the five smallest
+    assert len({*found}) == 8
+
+
+def test_more_algorithms_than_colours_leave_the_rarest_as_others(opened):
+    often = many(2, *(f"algorithm{place}" for place in range(7)))
+    page = opened({"a": run_of(*often, row("b", "rare"), row("c", "rarer"))})
+    texts = page.locator("#roofline-chart .role-legend-label text").all_text_contents()
+    assert texts[:8] == [*(f"cpu:algorithm{place}" for place in range(7)), "others"]
+
+
+def test_shapes_are_the_bounds_of_the_rows(opened):
+    rows = run().rows
+    page = opened({"a": run_of(*rows), "b": run_of(row("bare"), ceilings=None)})
+    texts = page.locator("#roofline-chart .role-legend-label text").all_text_contents()
+    known = [f"{bound}-bound" for bound in dict.fromkeys(of.judgement.bound for of in placed_rows(run_of(*rows))[0])]
+    assert {text for text in texts if "bound" in text} == {*known, "bound not known"}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_names_are_cut_before_the_algorithm(opened, width):
+    layer = "a_very_long_name_of_a_block/and_of_a_layer_in_it"
+    rows = [row(layer, name, phases=PHASES) for name in ("winograd", "gemm")]
+    run_names = ["measured_before_that_change", "measured_before_this_change"]
+    page = opened({name: run_of(*rows) for name in run_names}, width=width)
+    legend = page.locator("#roofline-chart .role-legend-label text").all_text_contents()
+    bars = page.locator("#phases-chart .role-axis-label text").all_text_contents()[-4:]
+    speedups = page.locator("#speedups-chart .role-axis-label text").all_text_contents()[-3:]
+    for texts, count in ((legend[:4], 4), (bars, 4), (speedups, 3)):
+        assert len({*texts}) == count
+        assert all("…" in text for text in texts)
+        assert all(text.endswith(("cpu:winograd", "cpu:gemm")) for text in texts)
+
+
 def test_effective_rates_are_hollow_and_beside(opened):
     page = opened({"a": run()})
     page.locator("[name=effective]").check()
     expect(page.locator(POINTS)).to_have_count(34)
-    fills = page.locator(POINTS).evaluate_all("found => found.map((path) => path.getAttribute('fill'))")
-    assert sum(fill in {None, "none", "transparent"} for fill in fills) == 17
+    assert sum(fill in {None, "none", "transparent"} for fill in fills(page, POINTS)) == 17
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -72,7 +72,7 @@ _QUESTIONS = (
     ),
     Question(
         key="epilogue", title="Bias and ReLU, fused or apart", suite="talk-epilogue", answer=pairs.epilogue,
-        question="What does it save to apply bias and ReLU inside the convolution?",
+        question="What does it save to apply bias and ReLU in the call of the convolution?",
         options=("--pass", "fprop", "--epilogue", "none,bias+relu", "--phases"), algorithms=("auto", "direct"),
     ),
     Question(

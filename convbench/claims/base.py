@@ -259,11 +259,11 @@ def middle(values: Sequence[float]) -> float:
     return ordered[half] if len(ordered) % 2 else math.fsum(ordered[half - 1 : half + 1]) / 2
 
 
-def over(values: Sequence[object], what: str) -> str:
+def over(values: Sequence[object], what: str, plural: str = "") -> str:
     """What a mean was taken over: ", geometric mean over 5 layers"."""
     if len(values) == 1:
         return f", in 1 {what}"
-    return f", geometric mean over {len(values)} {what}s"
+    return f", geometric mean over {len(values)} {plural or f'{what}s'}"
 
 
 def tally(names: Sequence[str]) -> str:

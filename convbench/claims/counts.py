@@ -27,7 +27,7 @@ from convbench.errors import InputError
 from convbench.render import Column, Table
 from convbench.roofline import Bound, ridge_point
 from convbench.units import format_si, format_time, significant
-from convbench.work import compulsory_bytes, no_reuse_bytes, nominal_flops, nominal_macs
+from convbench.work import compulsory_bytes, no_reuse_bytes, nominal_flops, nominal_macs, nominal_work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,8 @@ def _reuse_fact(place: str, row: Row) -> dict[str, Any]:
         "no_reuse": nominal_flops(problem) / most if most else 0.0,
         "algorithm": f"{row.key.backend}:{row.key.algorithm} ({resolved(row)})", "time_s": row.time_s,
         "effective_flop_per_s": row.effective_flop_per_s,
-        "executed": row.work.arithmetic_intensity if row.work else None, "math_mode": case.math_mode,
+        "executed": row.work.arithmetic_intensity if row.work else None,
+        "by_definition": row.work == nominal_work(case), "math_mode": case.math_mode,
     }  # fmt: skip
 
 
@@ -112,7 +113,10 @@ def _against_ridge(fact: dict[str, Any], ceilings: Ceilings | None) -> str:
 
 def _moved(facts: Sequence[dict[str, Any]]) -> str:
     runs = [
-        f"{f['algorithm']} executes {significant(f['executed'])} flop/B" for f in facts if f["executed"] and f["time_s"]
+        f"{f['algorithm']} executes {significant(f['executed'])} flop/B"
+        + (", counted by the definition" if f["by_definition"] else "")
+        for f in facts
+        if f["executed"] and f["time_s"]
     ]
     return f"; {', '.join(runs)}" if runs else "; not measured"
 

@@ -109,7 +109,7 @@ def layouts(runs: Sequence[Run]) -> Answer:
 
 
 def epilogue(runs: Sequence[Run]) -> Answer:
-    """Bias and ReLU inside the convolution against a pass of their own over its output."""
+    """Bias and ReLU in the call of the convolution against a pass of their own over its output."""
     found = all_series(runs, "talk-epilogue")
     alone = {
         (series.place.name, row.key.case): apart
@@ -131,7 +131,7 @@ def epilogue(runs: Sequence[Run]) -> Answer:
             without += [fact for fact in fused if fact["apart_s"] is None]
             clauses.append(_fused_clause(series.name, fused))
     if not facts:
-        raise Missing("no layer of talk-epilogue has a time both with and without bias+relu applied inside it")
+        raise Missing("no layer of talk-epilogue has a time both with and without bias+relu in the same call")
     notes = [
         "apart: bias and ReLU as a pass of their own over y, as a phase of an algorithm that has one",
         "at least: y read and written once at the measured copy bandwidth of main memory", *caveats(found),
@@ -140,7 +140,7 @@ def epilogue(runs: Sequence[Run]) -> Answer:
         *text_columns("series", "layer"), time_column("none_s", "none"), time_column("fused_s", "bias+relu"),
         Column(key="added", header="adds", show=percent, right=True), time_column("apart_s", "apart"),
         Column(key="apart", header="adds", show=percent, right=True), time_column("least_s", "at least"),
-        ratio_column("ratio", "fused / apart"),
+        ratio_column("ratio", "one call / apart"),
     ]  # fmt: skip
     return "; ".join(clauses), (Table(key="epilogue", columns=columns, rows=facts, notes=notes),)
 
@@ -171,13 +171,13 @@ def _fused_fact(series: Series, pair: dict[Epilogue, Row], alone: dict[Any, floa
 def _fused_clause(name: str, facts: Sequence[dict[str, Any]]) -> str:
     added = mean([1 + fact["added"] for fact in facts]) - 1
     adds = percent(added) if added >= 0 else f"nothing ({percent(added)})"
-    text = f"{name}: bias+relu inside the convolution adds {adds}"
+    text = f"{name}: bias+relu in the same call adds {adds}"
     both = [fact for fact in facts if fact["ratio"] is not None]
     if not both:
         return f"{text}{over(facts, 'layer')}; no algorithm here has a pass of its own for it to compare with"
     apart = mean([1 + fact["apart"] for fact in both]) - 1
     ratio = mean([fact["ratio"] for fact in both])
-    verdict = f"fusing saves {percent(1 - ratio)}" if ratio < 1 else f"fusing costs {percent(ratio - 1)}"
+    verdict = f"one call saves {percent(1 - ratio)}" if ratio < 1 else f"one call costs {percent(ratio - 1)}"
     saves = sum(fact["ratio"] < 1 for fact in both)
     return (f"{text}, a pass of its own over the output {percent(apart)}: {verdict}{over(both, 'layer')}, of which "
             f"{saves} gain")  # fmt: skip

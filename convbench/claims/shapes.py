@@ -13,6 +13,7 @@ from convbench.claims.base import (
     counted,
     mean,
     middle,
+    over,
     percent,
     plane,
     rate_column,
@@ -24,7 +25,7 @@ from convbench.claims.base import (
 )
 from convbench.problem import Layout
 from convbench.render import Column, Table
-from convbench.units import format_si, format_time
+from convbench.units import format_si, format_time, significant
 from convbench.work import nominal_flops
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def filters(runs: Sequence[Run]) -> Answer:
         if clauses_here:
             clauses.append(f"{name}: " + "; ".join(clauses_here))
     if not clauses:
-        raise Missing("no problem of talk-filters has a time by the definition and one by Winograd or FFT")
+        raise Missing("no problem of talk-filters has a time by the definition and one by Winograd or FFT of the same "
+                      "backend: name backends without an algorithm to measure each")  # fmt: skip
     columns = [
         *text_columns("backend", "maps", "filter"), *(time_column(f"{name}_s", name) for name in FAMILIES),
         *(ratio_column(f"{name}_speedup", f"direct / {name}") for name in FAMILIES[1:]), *text_columns("fastest"),
@@ -134,22 +136,28 @@ def _crossings(best: dict[Any, dict[str, Row]]) -> str:
 def operands(runs: Sequence[Run]) -> Answer:
     """What part of the time goes into copies, by layout and pass; which rows take their operands as they lie."""
     found = all_series(runs, "talk-operands")
-    facts, clauses = [], []
-    for series in found:
-        mine = [_operand_fact(series, row) for row in series.rows if row.phases_s and row.work]
-        if not mine:
-            continue
-        facts += mine
-        native = sum(fact["copy_share"] == 0 for fact in mine)
-        shares = [(layout, middle([f["copy_share"] for f in mine if f["layout"] is layout]))
-                  for layout in Layout if any(f["layout"] is layout for f in mine)]  # fmt: skip
-        said = ", ".join(f"{percent(share)} in {layout}" for layout, share in shares)
-        clauses.append(f"{series.name}: copies take {said} of a row's time at the median; {native} of "
-                       f"{counted(len(mine), 'row')} copy nothing")  # fmt: skip
-    if not facts:
-        raise Missing("no row of talk-operands has phases: measure it with --phases, on a backend that can say them")
+    facts = [_operand_fact(series, row) for series in found for row in series.rows]
     _add_ratios(facts)
+    clauses = [_operand_clause(s.name, [fact for fact in facts if fact["series"] == s.name]) for s in found]
     return "; ".join(clauses), (_by_layout(facts), _by_operand(facts, caveats(found)))
+
+
+def _operand_clause(name: str, facts: Sequence[dict[str, Any]]) -> str:
+    known = [fact for fact in facts if fact["copy_share"] is not None]
+    if known:
+        native = sum(fact["copy_share"] == 0 for fact in known)
+        shares = [(layout, middle([f["copy_share"] for f in known if f["layout"] is layout]))
+                  for layout in Layout if any(f["layout"] is layout for f in known)]  # fmt: skip
+        said = ", ".join(f"{percent(share)} in {layout}" for layout, share in shares)
+        return (f"{name}: copies take {said} of a row's time at the median; {native} of "
+                f"{counted(len(known), 'row')} copy nothing")  # fmt: skip
+    slowest: dict[Any, list[float]] = {}
+    for fact in facts:
+        slowest.setdefault((fact["problem"], fact["pass"]), []).append(fact["to_fastest"])
+    ratios = [max(of) for of in slowest.values() if len(of) > 1]
+    costs = f"; the slowest layout takes {significant(mean(ratios))} times the fastest" if ratios else ""
+    return (f"{name}: its phases were not timed, so what copies take is not known{costs}"
+            f"{over(ratios, 'problem and pass', 'problems and passes') if ratios else ''}")  # fmt: skip
 
 
 def _add_ratios(facts: list[dict[str, Any]]) -> None:
@@ -169,10 +177,11 @@ def _by_layout(facts: Sequence[dict[str, Any]]) -> Table:
         same.setdefault((fact["series"], fact["pass"], fact["layout"]), []).append(fact)
     rows = [
         {"series": series, "pass": conv_pass, "layout": layout, "rows": len(some),
-         "native": sum(fact["copy_share"] == 0 for fact in some),
-         "copy_share": middle([fact["copy_share"] for fact in some]),
+         "native": sum(share == 0 for share in shares) if shares else None,
+         "copy_share": middle(shares) if shares else None,
          "to_fastest": mean([fact["to_fastest"] for fact in some])}
         for (series, conv_pass, layout), some in same.items()
+        for shares in [[fact["copy_share"] for fact in some if fact["copy_share"] is not None]]
     ]  # fmt: skip
     columns = [
         *text_columns("series", "pass", "layout"), Column(key="rows", header="rows", right=True),
@@ -200,17 +209,18 @@ def is_copy(phase: Phase, itemsize: int) -> bool:
 
 
 def _operand_fact(series: Series, row: Row) -> dict[str, Any]:
-    assert row.work
-    assert row.phases_s
     case = row.key.case
+    fact = {
+        "series": series.name, "problem": case.name, "pass": case.conv_pass, "layout": case.layout,
+        "time_s": seconds(row), "copy_s": None, "copy_share": None, "phases": None,
+    }  # fmt: skip
+    if not row.work or not row.phases_s:
+        return fact
     copied = [(phase.name, took) for phase, took in zip(row.work.phases, row.phases_s, strict=True)
               if took and is_copy(phase, case.dtype.itemsize)]  # fmt: skip
     copy_s, total = sum(took for _, took in copied), sum(row.phases_s)
-    return {
-        "series": series.name, "problem": case.name, "pass": case.conv_pass, "layout": case.layout,
-        "time_s": seconds(row), "copy_s": copy_s, "copy_share": copy_s / total if total else 0.0,
-        "phases": ", ".join(name for name, _ in copied) or "none",
-    }  # fmt: skip
+    return fact | {"copy_s": copy_s, "copy_share": copy_s / total if total else 0.0,
+                   "phases": ", ".join(name for name, _ in copied) or "none"}  # fmt: skip
 
 
 def small(runs: Sequence[Run]) -> Answer:

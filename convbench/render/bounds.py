@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convbench.result import Row, RowKey, Run
 
 LEGEND = (
-    (("shown_bound",), "bound: what limits the work here: arithmetic, bytes from that cache or from dram, or launches"),
+    (("shown_bound",), "bound: what limits the work here: arithmetic, bytes from that cache or from DRAM, or launches"),
     (("attained",), "attained: the time that the machine's ceilings allow, over the measured one"),
     (("shown_flag",),
      "flag: above_roof: work or a ceiling is wrong; ambiguous: two ceilings are about as near; else what may explain "
@@ -74,7 +74,7 @@ def bound_texts(placed: Placed | None) -> dict[str, str | None]:
     if placed is None:
         return {"shown_bound": None, "shown_flag": None}
     bound, flag = placed.judgement.bound, placed.judgement.flag
-    shown = f"{bound} {placed.placement.level}" if bound is Bound.BANDWIDTH else str(bound)
+    shown = f"{bound} {str(placed.placement.level).upper()}" if bound is Bound.BANDWIDTH else str(bound)
     told = placed.hint if flag is Flag.IMPLEMENTATION and placed.hint else "; ".join(filter(None, (flag, placed.hint)))
     return {"shown_bound": shown, "shown_flag": told}
 

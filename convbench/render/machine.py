@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.problem import ConvPass
 from convbench.render import Column, Table
+from convbench.roofline import CACHE_LEVELS
 from convbench.units import format_bytes, format_si, format_time, significant
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def ceilings_table(device: str, ceilings: Ceilings, sheet: Datasheet | None) -> 
         rows.append(_row("launch", "s", ceilings.launch, printed.launch if printed else None))
     without = sheet is None
     columns = [
-        Column(key="ceiling", header="ceiling"),
+        Column(key="ceiling", header="ceiling", show=_named),
         Column(key="shown_value", header="measured", right=True, text_only=True),
         Column(key="sigma", header="σ", show=lambda v: f"{significant(100 * v, 2)}%", right=True),
         Column(key="count", header="passes", right=True, spare=2),
@@ -82,6 +83,12 @@ def floors_table(floors: Mapping[str, Mapping[str, Mapping[ConvPass, float | Non
                *(Column(key=f"{p}_s", header=p, show=format_time, right=True) for p in ConvPass)]  # fmt: skip
     note = "what an algorithm takes for the smallest problem of a 3×3 filter that it does, fp32, nchw; – for none"
     return Table(key="floors", title="Floors", columns=columns, rows=rows, notes=[note])
+
+
+def _named(name: str) -> str:
+    """A ceiling as plots call it: "L2 read", "DRAM copy"; those of arithmetic and launches as they are."""
+    level, _, mix = name.partition(" ")
+    return f"{level.upper()} {mix}".strip() if level in {"dram", *CACHE_LEVELS} else name
 
 
 def _mixes(ceilings: Ceilings, level: str) -> Mapping[str, Ceiling]:
@@ -112,7 +119,7 @@ def notes(ceilings: Ceilings, sheet: Datasheet | None = None) -> list[str]:
     """What the ceilings hold for, and what is odd about them."""
     found: Sequence[str] = [f"datasheet: {sheet.title}"] if sheet else []
     if ceilings.capacity_bytes:
-        sizes = ", ".join(f"{level} {format_bytes(size)}" for level, size in ceilings.capacity_bytes.items())
+        sizes = ", ".join(f"{level.upper()} {format_bytes(size)}" for level, size in ceilings.capacity_bytes.items())
         found = [*found, f"caches as these threads together see them: {sizes}"]
     contended = [f"contended: {ceilings.contended}; the machine can do more"] if ceilings.contended else []
     return [*found, *contended, *(f"warning: {text}" for text in ceilings.warnings)]

@@ -11,20 +11,22 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from convbench import __version__
-from convbench.errors import InputError, printable
+from convbench.errors import InputError
 from convbench.render.bounds import percent
 from convbench.render.html.facts import page_facts
 from convbench.render.html.machines import machines_html
-from convbench.render.html.merge import merged
+from convbench.render.html.merge import merged, numbered
 from convbench.render.html.tables import ceilings_of, gaps_table, table_html, text_html
 from convbench.render.phases import phases_table
-from convbench.render.results import backends_table, rows_table, totals_table
+from convbench.render.results import MARKS, backends_table, rows_table, totals_table
+from convbench.result import Remark
 from convbench.stats import median
 
 if TYPE_CHECKING:
@@ -38,6 +40,11 @@ __all__ = ["charts_missing", "report_html", "report_tables", "table_html"]
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 SCRIPTS = ("rows.js", "charts.js", "page.js")
+REMARKS = {
+    Remark.DISTURBED: "disturbed in half of the rounds or more",
+    Remark.FEW_ROUNDS: "with too few rounds for an interval",
+    Remark.DRIFT: "that drifted during the run",
+}
 WINNERS = "How often each algorithm is the fastest of its case"
 
 
@@ -56,7 +63,7 @@ def report_html(runs: Mapping[str, Run], claims: Sequence[Claim] = ()) -> str:
     """
     if missing := charts_missing():
         raise InputError(missing)
-    runs = {printable(name): run for name, run in runs.items()}
+    runs = dict(zip(numbered(runs), runs.values(), strict=True))
     charts, script = _library(), "".join(map(_asset, SCRIPTS))
     tables = report_tables(runs)
     rows, winners = tables["rows"], tables["backends"]
@@ -69,7 +76,7 @@ def report_html(runs: Mapping[str, Run], claims: Sequence[Claim] = ()) -> str:
         "links": "".join(f'<a href="#claim-{text_html(of.key)}">{text_html(of.title)}</a> ' for of in claims),
         "claims": "".join(map(_claim, claims)),
         "machines": machines_html(runs),
-        "summary": _said(rows, winners) + "".join(map(table_html, summary)) or "<p>There are no rows.</p>",
+        "summary": _said([*runs], rows, winners) + "".join(map(table_html, summary)),
         "notes": "".join(f"<li>{text_html(note)}</li>" for note in rows.notes),
         "facts": _embedded(page_facts(runs, rows)),
         "charts": charts,
@@ -100,13 +107,15 @@ def _title(runs: Mapping[str, Run]) -> str:
     return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")
 
 
-def _said(rows: Table, winners: Table) -> str:
+def _said(names: Sequence[str], rows: Table, winners: Table) -> str:
     """What is in each run, in some sentences, as HTML."""
     paragraphs = []
-    for name in dict.fromkeys(row["run"] for row in winners.rows):
+    for name in names:
         of_run = [row for row in rows.rows if row["run"] == name]
         best = [row for row in of_run if row["times_fastest"] == 1]
-        said = [f"{len(of_run)} rows, {sum(row['time_s'] is not None for row in of_run)} with a time."]
+        rows_here = f"{len(of_run)} row{'s' if len(of_run) != 1 else ''}"
+        timed = sum(row["time_s"] is not None for row in of_run)
+        said = [f"{rows_here}, {timed} with a time." if of_run else "There are no rows."]
         wins = {row["algorithm"]: row["fastest"] for row in winners.rows if row["run"] == name}
         if best:
             first = max(wins, key=lambda algorithm: wins[algorithm])
@@ -115,8 +124,22 @@ def _said(rows: Table, winners: Table) -> str:
             said.append(
                 f"Half of the fastest rows attain {percent(median(attained))} of what the machine allows, or more."
             )
-        paragraphs.append(f"<p><b>{text_html(name)}</b>: {text_html(' '.join(said))}</p>")
+        said.append(_noise(of_run))
+        paragraphs.append(f"<p><b>{text_html(name)}</b>: {text_html(' '.join(filter(None, said)))}</p>")
     return "".join(paragraphs)
+
+
+def _noise(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How far the times of a run can be trusted, in a sentence; "" where there are none."""
+    timed = [row for row in rows if row["time_s"] is not None]
+    if not timed:
+        return ""
+    remarks = Counter(remark for row in timed for remark in (row["remarks"] or "").split())
+    marked = [f"{remarks[remark]} {text} ({MARKS[remark][0]})" for remark, text in REMARKS.items() if remarks[remark]]
+    samples, disturbed = (sum(row[key] for row in timed) for key in ("samples", "disturbed_samples"))
+    left_out = f"; {percent(disturbed / samples)} of all samples were disturbed" if disturbed else ""
+    doubtful = f"Doubtful times: {', '.join(marked)}" if marked else "No time is marked as doubtful"
+    return f"{doubtful}{left_out}."
 
 
 def _claim(claim: Claim) -> str:

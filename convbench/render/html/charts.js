@@ -1,10 +1,12 @@
 // Charts: specifications for Vega-Lite, made anew when filters or colours change
 
 const MOST_BARS = 30, NEAR = 20; // rows with phases; pixels
-const passes = ["fprop", "dgrad", "wgrad"], shapes = ["circle", "square", "triangle-up"];
-// Okabe and Ito's palette, which colour-blind readers can tell apart, lighter on dark ground.
-const light = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#b8a400"];
-const dark = ["#56b4e9", "#e69f00", "#2bd9a0", "#e59ac4", "#f0784a", "#3d8fd1", "#a0a0a0", "#f0e442"];
+const OTHERS = "others";
+// The shapes of `convbench plot`; a row has no bound where its own run has no ceilings for it.
+const SHAPES = { "compute-bound": "circle", "bandwidth-bound": "square", "latency-bound": "triangle-up", "bound not known": "diamond" };
+// Okabe and Ito's palette, which colour-blind readers can tell apart, lighter on dark ground; the last is for others.
+const light = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a400", "#7f7f7f"];
+const dark = ["#56b4e9", "#e69f00", "#2bd9a0", "#e59ac4", "#f0784a", "#3d8fd1", "#f0e442", "#a0a0a0"];
 
 const views = {};
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -17,9 +19,8 @@ function config() {
     background: null, font: "system-ui, sans-serif", view: { stroke: null },
     axis: { labelColor: text, titleColor: text, gridColor: color("line"), gridOpacity: 0.6, domainColor: muted, tickColor: muted,
       labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
-    legend: { labelColor: text, titleColor: muted, orient: "top", direction: "horizontal", labelLimit: 260, labelFontSize: 12,
-      titleFontSize: 12, titleFontWeight: 500, columns: isNarrow() ? 1 : 4, symbolStrokeWidth: 2, symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
-    range: { category: isDark() ? dark : light },
+    legend: { labelColor: text, titleColor: muted, orient: "top", direction: "horizontal", labelLimit: 320, labelFontSize: 12,
+      titleFontSize: 12, titleFontWeight: 500, symbolStrokeWidth: 2, symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
   };
 }
 
@@ -73,9 +74,28 @@ function nearest(view, event) {
 function logDomain(values) {
   return [10 ** (Math.log10(Math.min(...values)) - 0.15), 10 ** (Math.log10(Math.max(...values)) + 0.15)];
 }
-function colors(of) { // a series keeps its colour in every chart
-  const domain = [...new Set(of.map(series))], palette = isDark() ? dark : light;
-  return { domain, range: domain.map((name) => palette[allSeries.indexOf(name) % palette.length]) };
+
+// What a colour stands for. No two things share one: where there are more than colours, those of least weight are others.
+function few(weighed) {
+  const weights = new Map();
+  for (const [name, weight] of weighed) weights.set(name, (weights.get(name) ?? 0) + weight);
+  const names = [...weights.keys()];
+  if (names.length <= light.length) return names;
+  const most = names.toSorted((a, b) => weights.get(b) - weights.get(a)).slice(0, light.length - 1);
+  return [...names.filter((name) => most.includes(name)), OTHERS];
+}
+const called = allSeries.length > light.length ? short : series; // runs of many suites: hover says which
+const hues = few(rows.map((row) => [called(row), 1]));
+const hue = (row) => (hues.includes(called(row)) ? called(row) : OTHERS);
+const sense = (phase) => phase.split(" ")[0]; // "transform x" and "transform w" lie side by side, and have one colour
+const senses = few(Object.values(facts.phases).flat().map(([phase, seconds]) => [sense(phase), seconds]));
+function colors(names, present) { // a name keeps its colour whatever is filtered
+  const palette = isDark() ? dark : light, domain = names.filter((name) => present.has(name));
+  return { domain, range: domain.map((name) => palette[name === OTHERS ? palette.length - 1 : names.indexOf(name)]) };
+}
+function legend(chart, names) { // as many columns as there is room for
+  const longest = Math.max(...names.map((name) => name.length));
+  return { columns: Math.max(1, Math.floor(($(`#${chart}-chart`).clientWidth - 100) / (7 * longest + 32))) };
 }
 const spread = (values) => values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
 
@@ -94,6 +114,7 @@ function roofline() {
   const [left, right] = logDomain([...spread(here.map(intensity)), ...spread(ridges)].filter(Number.isFinite));
   const rates = here.flatMap((row) => [rate(row), row.effective_flop_per_s ?? rate(row)]);
   const [low, high] = logDomain([...spread(rates), most].filter(Number.isFinite));
+  const height = isNarrow() ? 380 : 500, lines = (count) => (high / low) ** (15 * count / height); // of text, as a ratio
   const roofs = [], names = [];
   for (const [level, width] of levels) {
     const start = Math.max(left, low / width);
@@ -104,27 +125,31 @@ function roofline() {
     roofs.push({ roof: mode, x: levels.length ? peak / widest : left, y: peak }, { roof: mode, x: right, y: peak });
     names.push({ x: right, y: peak, align: "right", text: `${mode} ${scaled(peak, COUNTS)}flop/s` });
   }
-  for (const [level, width] of levels) {
-    const start = Math.max(left, low / width) * 1.06;
-    names.push({ x: start, y: start * width, align: "left", text: `${level} ${scaled(width, COUNTS)}B/s` });
+  let free = Infinity; // below the label above
+  for (const [level, width] of levels.toSorted(([, a], [, b]) => b - a)) {
+    const start = Math.max(left, low * lines(1.4) / width) * 1.02, top = Math.min(start * width, free);
+    names.push({ x: start, y: top, align: "left", text: `${show.level(level)} ${scaled(width, COUNTS)}B/s` });
+    free = top / lines(1);
   }
+  const bound = (row) => (row.bound ? `${row.bound}-bound` : "bound not known"), bounds = new Set(here.map(bound));
   const points = chosen.filter((row) => row.machine === index && rate(row) && intensity(row))
-    .map((row) => ({ i: row.i, x: intensity(row), y: rate(row), series: series(row), pass: row.pass }));
+    .map((row) => ({ i: row.i, x: intensity(row), y: rate(row), hue: hue(row), bound: bound(row) }));
   const hollow = tools("effective").checked ? points.map((point) => ({ ...point, y: rows[point.i].effective_flop_per_s })) : [];
-  const axis = (title) => ({ title, format: "~s", labelOverlap: true });
+  const axis = (title, format) => ({ title, format, labelOverlap: true });
   const scale = (domain) => ({ type: "log", domain, nice: false });
-  const x = { field: "x", type: "quantitative", scale: scale([left, right]), axis: axis("flops executed per byte moved, flop/B") };
-  const y = { field: "y", type: "quantitative", scale: scale([low, high]), axis: axis("flop/s") };
+  const x = { field: "x", type: "quantitative", scale: scale([left, right]), axis: axis("flops executed per byte moved, flop/B", "~g") };
+  const y = { field: "y", type: "quantitative", scale: scale([low, high]), axis: axis("flop/s", "~s") };
   const size = points.length > 1000 ? 25 : 60;
   const mark = { type: "point", strokeWidth: 1.5, clip: true, cursor: "pointer", tooltip: { content: "data" } };
   const encoding = {
-    x, y, color: { field: "series", type: "nominal", title: null, scale: colors(here) },
-    shape: { field: "pass", type: "nominal", title: null, scale: { domain: passes, range: shapes }, legend: { orient: "bottom" } },
+    x, y, color: { field: "hue", type: "nominal", title: null, scale: colors(hues, new Set(here.map(hue))), legend: legend("roofline", hues) },
+    shape: { field: "bound", type: "nominal", title: null, legend: { orient: "bottom", ...legend("roofline", Object.keys(SHAPES)) },
+      scale: { domain: Object.keys(SHAPES).filter((name) => bounds.has(name)), range: Object.keys(SHAPES).filter((name) => bounds.has(name)).map((name) => SHAPES[name]) } },
     opacity: { condition: { test: "picked < 0 || datum.i === picked", value: 0.9 }, value: 0.3 },
     size: { condition: { test: "datum.i === picked", value: 220 }, value: size },
   };
   return {
-    height: isNarrow() ? 380 : 500,
+    height,
     params: [{ name: "picked", value: picked }],
     layer: [
       { data: { values: roofs }, mark: { type: "line", color: color("muted"), strokeWidth: 1.5, clip: true, tooltip: null },
@@ -143,36 +168,51 @@ function roofline() {
   };
 }
 
+// An axis whose labels have so many lines, around their tick.
+const inLines = (between, count) => ({ labelLimit: isNarrow() ? 190 : 420, labelOffset: -7 * (count - 1), labelExpr: `split(datum.label, '${between}')` });
+
 function phases() {
+  const total = (row) => facts.phases[row.i].reduce((sum, [, seconds]) => sum + seconds, 0);
   const measured = chosen.filter((row) => facts.phases[row.i] && row.time_s !== null)
-    .sort((a, b) => b.time_s - a.time_s).slice(0, MOST_BARS);
+    .sort((a, b) => total(b) - total(a)).slice(0, MOST_BARS);
   if (!measured.length) return null;
-  const [scale, unit] = TIMES.find(([least]) => measured[0].time_s >= least) ?? TIMES.at(-1);
-  const labels = new Map(), names = new Map(), keys = differing(measured);
-  for (const row of measured) { // an axis tells bars apart by their text
-    const text = `${label(row, keys)} ${short(row)}`, same = (names.get(text) ?? 0) + 1;
-    names.set(text, same);
-    labels.set(row, same > 1 ? `${text} (${same})` : text);
-  }
+  const [scale, unit] = TIMES.find(([least]) => total(measured[0]) >= least) ?? TIMES.at(-1);
+  const labels = barLabels(measured), lines = labels.get(measured[0]).split("\n").length, shownAs = (phase) => (senses.includes(sense(phase)) ? sense(phase) : OTHERS);
   const bars = measured.flatMap((row) => facts.phases[row.i].map(([phase, seconds], place) => ({
-    i: row.i, row: labels.get(row), phase, place, time: seconds / scale, tip: [["phase", phase], ["takes", show.time(seconds)]],
+    i: row.i, row: labels.get(row), phase: shownAs(phase), place, time: seconds / scale, tip: [["phase", phase], ["takes", show.time(seconds)]],
   })));
   return {
-    data: { values: bars }, height: 22 * labels.size,
-    mark: { type: "bar", tooltip: { content: "data" }, cursor: "pointer" },
+    data: { values: bars }, height: (8 + 14 * lines) * labels.size,
+    mark: { type: "bar", tooltip: { content: "data" }, cursor: "pointer", stroke: color("face"), strokeWidth: 1 },
     encoding: {
-      y: { field: "row", type: "nominal", sort: [...labels.values()], title: null, axis: { labelLimit: isNarrow() ? 170 : 340 } },
+      y: { field: "row", type: "nominal", sort: [...labels.values()], title: null, axis: inLines("\\n", lines) },
       x: { field: "time", type: "quantitative", title: `time, ${unit}` },
-      color: { field: "phase", type: "nominal", title: null }, order: { field: "place" },
+      color: { field: "phase", type: "nominal", title: null, scale: colors(senses, new Set(bars.map((bar) => bar.phase))), legend: legend("phases", senses) },
+      order: { field: "place" },
     },
   };
+}
+
+// An axis tells bars apart by their text. Layers are cut, runs have their short names, and the algorithm is whole; on
+// narrow screens each has a line.
+function barLabels(of) {
+  const labels = new Map(), count = new Map(), keys = telling(of), [most, between] = isNarrow() ? [28, "\n"] : [60, " "];
+  for (const row of of) {
+    const about = ["", row.pass, ...keys.filter((key) => key !== "run").map((key) => words(row, key))].join(" ");
+    const by = keys.includes("run") ? `${briefs.get(row.run)}${between}${short(row)}` : short(row);
+    const room = most - about.length - (isNarrow() ? 0 : by.length + 1);
+    const text = `${cut(row.problem, Math.max(8, room))}${about}${between}${by}`, same = (count.get(text) ?? 0) + 1;
+    count.set(text, same);
+    labels.set(row, same > 1 ? `${text} (${same})` : text);
+  }
+  return labels;
 }
 
 function speedups() {
   const base = tools("baseline").value, times = new Map();
   for (const row of chosen) if (row.time_s !== null && series(row) === base) times.set(row.case, row.time_s);
   const ticks = chosen.filter((row) => row.time_s && times.get(row.case) && series(row) !== base)
-    .map((row) => ({ i: row.i, series: series(row), ratio: times.get(row.case) / row.time_s }));
+    .map((row) => ({ i: row.i, series: series(row), hue: hue(row), ratio: times.get(row.case) / row.time_s }));
   if (!ticks.length) return null;
   const means = Object.entries(Object.groupBy(ticks, (tick) => tick.series)).map(([name, of]) => {
     const mean = Math.exp(of.reduce((sum, tick) => sum + Math.log(tick.ratio), 0) / of.length);
@@ -180,14 +220,14 @@ function speedups() {
   });
   const domain = logDomain(spread([1, ...ticks.map((tick) => tick.ratio)]));
   for (const tick of ticks) tick.tip = [["speed-up", show.times(tick.ratio)]];
-  const y = { field: "series", type: "nominal", title: null, sort: allSeries, axis: { labelLimit: isNarrow() ? 130 : 300 } };
-  const x = { field: "ratio", type: "quantitative", scale: { type: "log", domain, nice: false }, title: `times faster than ${base}`, axis: { format: "~r", labelOverlap: true } };
+  const y = { field: "series", type: "nominal", title: null, sort: allSeries, axis: isNarrow() && varying.includes("run") ? inLines(" · ", 2) : inLines("\\n", 1) };
+  const x = { field: "ratio", type: "quantitative", scale: { type: "log", domain, nice: false }, title: isNarrow() ? "times faster" : `times faster than ${base}`, axis: { format: "~r", labelOverlap: true } };
   return {
     height: 56 * means.length,
     layer: [
       { data: { values: [{ one: 1 }] }, mark: { type: "rule", color: color("muted"), strokeWidth: 1.5, tooltip: null }, encoding: { x: { ...x, field: "one" } } },
       { data: { values: ticks }, mark: { type: "tick", thickness: 2, size: 22, opacity: 0.55, cursor: "pointer", tooltip: { content: "data" } },
-        encoding: { x, y, color: { field: "series", type: "nominal", legend: null, scale: colors(rows) } } },
+        encoding: { x, y, color: { field: "hue", type: "nominal", legend: null, scale: colors(hues, new Set(hues)) } } },
       { data: { values: means }, mark: { type: "point", shape: "diamond", filled: true, size: 110, opacity: 1, color: color("text"), tooltip: null }, encoding: { x, y } },
       { data: { values: means }, mark: { type: "text", align: "left", dy: -19, fontSize: 12, color: color("text"), tooltip: null }, encoding: { x: { value: 4 }, y, text: { field: "text" } } },
     ],

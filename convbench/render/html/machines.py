@@ -54,10 +54,11 @@ def _machine_facts(machine: Mapping[str, Any]) -> dict[str, Any]:
     caches, isa = machine.get("cache_bytes"), machine.get("isa")
     levels = caches.items() if isinstance(caches, dict) else ()
     return {
-        "system": f"{machine.get('os')} {machine.get('arch')}" + (", virtual" if machine.get("virtualised") else ""),
+        "system": " ".join(str(of) for key in ("os", "arch") if (of := machine.get(key)))
+        + (", virtual" if machine.get("virtualised") else ""),
         "CPUs": machine.get("cpu_count"),
         "instruction sets": " ".join(map(str, isa)) if isinstance(isa, list) else None,
-        "caches of a core": ", ".join(f"{level} {_size(size)}" for level, size in levels),
+        "caches of a core": ", ".join(f"{level.upper()} {_size(size)}" for level, size in levels),
         "memory": _size(machine.get("memory_bytes")),
         "multiprocessors": machine.get("gpu_units"),
         "compute capability": machine.get("gpu_compute_capability"),

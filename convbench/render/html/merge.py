@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from convbench.errors import printable
 from convbench.render import Column, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 CHOICES = ("suite", "dtype", "layout", "epilogue", "cache", "threads")
 """Columns that a run's own table leaves out where all its rows agree; those of several runs need not."""
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names as they can be shown, each once: a later one that is the same as another gets a number.
+
+    >>> numbered(["a", "a (2)", "a"])
+    ['a', 'a (2)', 'a (3)']
+    """
+    taken: dict[str, None] = {}
+    for name in map(printable, names):
+        tries = (f"{name} ({number})" if number > 1 else name for number in count(1))
+        taken[next(text for text in tries if text not in taken)] = None
+    return [*taken]
 
 
 def merged(tables: Mapping[str, Table]) -> Table:

@@ -5,7 +5,7 @@
 const $ = (selector, inside = document) => inside.querySelector(selector);
 const facts = JSON.parse($("#facts").textContent);
 const rows = unpacked(facts.rows);
-const PAGE = 100; // rows of the table at a time
+const PAGE = 100, LONG_RUN = 18; // rows of the table at a time; letters of a run's name in labels
 
 function unpacked({ count, columns }) {
   const all = Array.from({ length: count }, (_, i) => ({ i }));
@@ -41,9 +41,19 @@ const show = {
   error: (value) => value.toExponential(1),
   size: (value) => scaled(value, SIZES),
   count: (value) => scaled(value, COUNTS),
+  level: (value) => value.toUpperCase(),
 };
 const shown = (value, kind) => (value === null || value === undefined ? "–" : show[kind](value));
 
+function cut(text, most) { // in its middle: names differ at their ends
+  const half = Math.max(1, (most - 1) / 2);
+  return text.length <= most ? text : `${text.slice(0, Math.ceil(half))}…${text.slice(text.length - Math.floor(half))}`;
+}
+function briefly(names, most) { // short forms, as many as there are names
+  let short = names.map((name) => cut(name, most));
+  for (let more = most; new Set(short).size < names.length; more += 1) short = names.map((name) => cut(name, more));
+  return new Map(names.map((name, place) => [name, short[place]]));
+}
 function element(tag, text, attributes = {}) {
   const made = document.createElement(tag);
   if (text !== undefined) made.textContent = text;
@@ -62,8 +72,18 @@ const CHOICES = ["run", "suite", "dtype", "layout", "epilogue", "batch", "cache"
 const differing = (of) => CHOICES.filter((key) => new Set(of.map((row) => row[key])).size > 1);
 const varying = differing(rows);
 const short = (row) => `${row.backend}:${row.algorithm}`;
-const series = (row) => (varying.includes("run") ? `${row.run} · ${short(row)}` : short(row));
-const label = (row, keys) => [row.problem, row.pass, ...keys.map((key) => (key === "batch" ? `batch ${row.batch}` : row[key]))].join(" ");
+const briefs = briefly([...new Set(rows.map((row) => row.run))], LONG_RUN); // runs are long, and matter least: they are cut
+const series = (row) => (varying.includes("run") ? `${briefs.get(row.run)} · ${short(row)}` : short(row));
+// The choices that rows need to be told apart, beside layer, pass and algorithm; and their run.
+function telling(of) {
+  const apart = (keys) => new Set(of.map((row) => `${label(row, keys)} ${short(row)}`)).size;
+  return CHOICES.slice(1).toReversed().reduce((keys, key) => {
+    const others = keys.filter((other) => other !== key);
+    return apart(others) === apart(keys) ? others : keys;
+  }, differing(of));
+}
+const words = (row, key) => ({ batch: `batch ${row.batch}`, run: briefs.get(row.run) })[key] ?? row[key];
+const label = (row, keys) => [row.problem, row.pass, ...keys.map((key) => words(row, key))].join(" ");
 const rate = (row) => row.executed_flop_per_s ?? row.effective_flop_per_s;
 const intensity = (row) => row.arithmetic_intensity ?? row.nominal_intensity;
 const allSeries = [...new Set(rows.map(series))];
@@ -95,7 +115,7 @@ const DETAILS = [
   ["executed_flop_per_s", "Gflop/s executed", "rate"], ["arithmetic_intensity", "flop/B", "ratio"],
   ["nominal_flops", "flops by definition", "count"], ["executed_flops", "flops executed", "count"],
   ["traffic_bytes", "bytes moved", "size"], ["floor_s", "floor", "time"], ["attained", "attained", "share"],
-  ["to_win_s", "to win", "time"], ["bound", "bound", "text"], ["level", "memory level", "text"], ["flag", "flag", "text"],
+  ["to_win_s", "to win", "time"], ["bound", "bound", "text"], ["level", "memory level", "level"], ["flag", "flag", "text"],
   ["hint", "hint", "text"], ["rms_error", "error, RMS", "error"], ["max_error", "error, largest", "error"],
   ["workspace_bytes", "workspace", "size"], ["plan_s", "planning", "time"], ["first_call_s", "first call", "time"],
 ];
@@ -158,7 +178,7 @@ function fillTable() {
     const line = element("tr", undefined, { "data-i": row.i, "aria-selected": row.i === picked });
     if (row.times_fastest === 1) line.className = "best";
     for (const [key, , kind] of columns) {
-      const cell = element("td", undefined, kind === "text" ? {} : { class: "right" });
+      const cell = element("td", undefined, kind !== "text" ? { class: "right" } : key === "run" ? { class: "run" } : {});
       const text = key === "time_s" ? (row.time_s === null ? row.status : shown(row.time_s, kind) + (row.marks ?? "")) : shown(row[key], kind);
       if (key === "problem") cell.append(element("button", text, { type: "button" }));
       else cell.textContent = text;
@@ -179,7 +199,8 @@ function pick(i, scroll) {
   for (const card of document.querySelectorAll(".detail")) { // beside the chart and below the table: one is in sight
     card.hidden = false;
     card.replaceChildren(element("h3", `${row.problem} ${row.pass}`), element("p", row.name, { class: "lead" }),
-      pairs(known.map(([key, name, kind]) => [name, shown(row[key], kind)])));
+      pairs([...known.map(([key, name, kind]) => [name, shown(row[key], kind)]),
+        ...(facts.phases[i] ?? []).map(([phase, seconds]) => [`phase ${phase}`, show.time(seconds)])]));
   }
   const place = order.indexOf(row);
   if (scroll && place >= 0) page = Math.floor(place / PAGE);

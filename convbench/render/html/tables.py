@@ -33,11 +33,11 @@ def table_html(table: Table) -> str:
     It scrolls in a box of its own where it is wider than the page.
     """
     columns = table.shown()
-    head = "".join(f'<th scope="col"{_right(c)}>{text_html(c.header)}</th>' for c in columns)
+    head = "".join(f'<th scope="col"{_kind(c)}>{text_html(c.header)}</th>' for c in columns)
     body = []
     for index, row in enumerate(table.rows):
         names = [name for name, rows in (("best", table.best), ("break", table.breaks)) if index in rows]
-        cells = "".join(f"<td{_right(c)}>{text_html(table.cell(row, c))}</td>" for c in columns)
+        cells = "".join(f"<td{_kind(c)}>{text_html(table.cell(row, c))}</td>" for c in columns)
         body.append(f"<tr{_class(names)}>{cells}</tr>")
     notes = "".join(f"<li>{text_html(note)}</li>" for note in table.notes_on({c.key for c in columns}))
     caption = f"<caption>{text_html(table.title)}</caption>" if table.title else ""
@@ -48,8 +48,8 @@ def table_html(table: Table) -> str:
     )
 
 
-def _right(column: Column) -> str:
-    return _class(["right"] if column.right else [])
+def _kind(column: Column) -> str:
+    return _class(["right"] * column.right + ["run"] * (column.key == "run"))
 
 
 def _class(names: list[str]) -> str:
