@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -80,7 +80,9 @@ def launches(
     launch = 0
     while places and launch < (count or launches_needed(len(places))):
         with ExitStack() as stack:
-            one, two, three = (stack.enter_context(_started(side, timeout_s)) for side in (old, new, new))
+            one, two, three = (stack.enter_context(_Process(side, timeout_s)) for side in (old, new, new))
+            for process in (one, two, three):  # which begin side by side
+                process.greet()
             chosen = rng.choice(places)
             order = [NULL, *places]
             rng.shuffle(order)
@@ -173,14 +175,14 @@ class _Process:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def greet(self) -> dict[str, Any]:
-        """What it says of itself: `version` and `folder` of its convbench, and its `environment`.
+    def greet(self, *, environment: bool = False) -> dict[str, Any]:
+        """What it says of itself: `version` and `folder` of its convbench, and its `environment` where asked for.
 
         Raises:
             ConvbenchError: it is of another protocol, has ended, or is silent.
         """
         try:
-            answer = self._ask({"protocol": PROTOCOL})
+            answer = self._ask({"protocol": PROTOCOL, "environment": environment})
         except (_Lost, json.JSONDecodeError) as error:
             raise ConvbenchError(f"the {self.side.title} side, {self.side.python}, has no answer: {error}") from None
         if answer.get("protocol") != PROTOCOL:
@@ -189,6 +191,12 @@ class _Process:
                 f"({answer.get('protocol')}, not {PROTOCOL})"
             )
         return answer
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.end()
 
     def end(self) -> None:
         """Ends the process."""
@@ -207,23 +215,10 @@ def _pump(stdout: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
     lines.put(b"")
 
 
-@contextmanager
-def _started(side: Side, timeout_s: float) -> Iterator[_Process]:
-    process = _Process(side, timeout_s)
-    try:
-        process.greet()
-        yield process
-    finally:
-        process.end()
-
-
 def about(side: Side, timeout_s: float) -> dict[str, Any]:
-    """What a side says of itself, as `_Process.greet`."""
-    process = _Process(side, timeout_s)
-    try:
-        return process.greet()
-    finally:
-        process.end()
+    """What a side says of itself, its environment too, as `_Process.greet`."""
+    with _Process(side, timeout_s) as process:
+        return process.greet(environment=True)
 
 
 # The child's part
@@ -237,7 +232,7 @@ def serve(requests: IO[str], lines: IO[str]) -> None:
         if "protocol" in request:
             answer: dict[str, Any] = {
                 "protocol": PROTOCOL, "version": __version__, "folder": str(Path(__file__).parent),
-                "environment": environment.collect(),
+                "environment": environment.collect() if request.get("environment") else None,
             }  # fmt: skip
         elif "plan" in request:
             timer = None  # room for the next

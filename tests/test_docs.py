@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from convbench.cli import COMMANDS, main
@@ -82,6 +83,47 @@ def test_the_guides_backend_works(tmp_path):
     assert all(row.key.case.problem.filter_size == (1, 1) for row in timed)
     assert {row.status for row in rows} == {Status.OK, Status.UNSUPPORTED}
     assert {row.key.case.conv_pass for row in rows} == {ConvPass.FPROP}
+
+
+CI = (ROOT / "docs/ci.md").read_text()
+OLD = "old/.venv/bin/python"
+
+
+def workflows():
+    """The two workflows of docs/ci.md, and the line of each that checks."""
+    github, gitlab = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", CI, re.DOTALL))
+    steps = [step["run"] for step in github["jobs"]["check"]["steps"] if "run" in step]
+    lines = [line for step in steps for line in step.splitlines()], gitlab["convolutions"]["script"]
+    return github, gitlab, [next(line for line in of if "convbench check" in line) for of in lines]
+
+
+def test_ci_guides_workflows_check_alike_and_keep_what_they_write():
+    github, gitlab, (first, second) = workflows()
+    assert first.replace(" --github", "") == second
+    assert re.search(r"^on: pull_request$", CI, re.MULTILINE)
+    written = set(re.findall(r"=(check\.\w+)", second))
+    artifacts = gitlab["convolutions"]["artifacts"]
+    assert {*artifacts["paths"], artifacts["reports"]["junit"]} == written
+    (upload,) = [step for step in github["jobs"]["check"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert all(Path(name).match(upload["with"]["path"]) for name in written)
+
+
+def test_the_ci_guides_check_works(tmp_path, monkeypatch):
+    """Its command, on the backend of the other guide: the new version does something useless, too."""
+    source = re.search(r"```python\n(.*?)```", (ROOT / "docs/backends.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/mykernel.py").write_text(source)
+    (tmp_path / "mykernel.py").write_text(source.replace("np.einsum(", "[0] * 200_000; np.einsum("))
+    (tmp_path / "layers.toml").write_text(re.search(r"```toml\n(.*?)```", CI, re.DOTALL)[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    words = shlex.split(workflows()[2][0].replace(OLD, sys.executable))
+    assert words[0] == ".venv/bin/convbench"
+    result = CliRunner().invoke(main, words[1:])
+    assert result.exit_code == 3, result.output
+    assert "::error file=layers.toml,line=4,title=regression" in result.stdout
+    assert "regression" in (tmp_path / "summary.md").read_text()
+    assert {path.name for path in tmp_path.glob("check.*")} == {"check.json", "check.xml", "check.svg"}
 
 
 if __name__ == "__main__":
