@@ -302,7 +302,9 @@ def measure_and_remember(
         raise
     except BaseException as error:  # a device from a file may raise anything
         raise InputError(f"the ceilings of {device.name} cannot be measured: {describe(error)}") from error
-    if not found.contended:
+    if found.contended:
+        warn(f"ceilings of {device.name} are contended: {found.contended}; they are not remembered")
+    else:
         remember(device, threads, found, warn, backends)
     return found
 

@@ -135,6 +135,16 @@ class Journal:
         self._end = -1
         """Where the whole lines of a reopened file end, until what follows them is cut off."""
 
+    @staticmethod
+    def refuse(path: Path) -> None:
+        """Refuses a file that is there, before time is spent on what goes into it.
+
+        Raises:
+            InputError: it exists.
+        """
+        if path.exists():
+            raise InputError(f"{path} exists; --resume continues it, --force overwrites it")
+
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any], *, force: bool = False) -> Journal:
         """A new file with its header line.
@@ -253,7 +263,8 @@ def _locked(path: Path, mode: str) -> IO[bytes]:
     try:
         file = open_regular(path, mode, buffering=0)
     except FileExistsError:
-        raise InputError(f"{path} exists; --resume continues it, --force overwrites it") from None
+        Journal.refuse(path)
+        raise InputError(f"cannot write {path}: it is a link to nowhere") from None
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     try:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -212,7 +213,7 @@ def test_every_option_has_help(path):
 @pytest.mark.parametrize("path", [path for path in ALL if path], ids=" ".join)
 def test_every_example_is_a_command_line_that_parses(path):
     text = ok(*path, "--help").stdout.partition("Example:\n")[2]
-    examples = [line.split()[1:] for line in text.splitlines() if line.strip().startswith("convbench ")]
+    examples = [shlex.split(line)[1:] for line in text.splitlines() if line.strip().startswith("convbench ")]
     assert examples
     for words in examples:
         names, command, context = [], main, None

@@ -14,6 +14,10 @@ def command() -> None:
     """Keep a baseline, the result file that `convbench check` compares with.
 
     One is made by `convbench run --processes 3`.
+
+    \b
+    Example:
+      convbench baseline update base.jsonl today.jsonl --reason "smaller tiles, half the memory"
     """
 
 

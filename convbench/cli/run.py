@@ -254,6 +254,8 @@ def _measure(
     header["backends"] = {name: relative_path(text) for name, text in files_of(specs).items()}
     for warning in session.warnings(header):
         _warn(warning)
+    if not (resume or force):
+        Journal.refuse(path)
     if ceilings:
         # What is resumed keeps its header, and needs none measured.
         started += _add_ceilings(header, found, options, measured=not resume)
@@ -334,8 +336,6 @@ def _add_ceilings(header: dict[str, Any], found: list[Task], options: RunOptions
                     _warn(str(error))
         if known is not None:
             header["devices"][device.name]["ceilings"] = known.to_dict()
-            if known.contended:
-                _warn(f"ceilings of {device.name} are contended: {known.contended}; they are not remembered")
     return time.perf_counter() - began
 
 
