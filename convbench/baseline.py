@@ -10,18 +10,20 @@ from convbench.check import check_baseline
 from convbench.compare import CPU_RULES, canary_ratios, changes, guard
 from convbench.errors import InputError, NotComparableError
 from convbench.result import BROKEN
+from convbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convbench.result import Row, Run
+    from convbench.result import Row, RowKey, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Updated:
-    """A baseline and how it came about: how many rows were `replaced`, `added`, `dropped` and `kept`."""
+    """A baseline; the keys `taken` from the new run, how many were replaced, added, dropped and kept."""
 
     run: Run
+    taken: frozenset[RowKey]
     replaced: int
     added: int
     dropped: int
@@ -58,6 +60,8 @@ def update(base: Run, new: Run, globs: Sequence[str], reason: str, date: str) ->
         raise NotComparableError(f"the machine was in another state: canaries moved ({listed}): rows of both runs "
                                  "cannot stand in one baseline; measure again, or replace all")  # fmt: skip
     old, now = ({row.key for row in rows} for rows in (base.rows, taken))
+    if kept:
+        _check_measured(base, [row for row in taken if row.key not in old])
     left = {row.key for row in kept}
     # In the order of the baseline; what it has not comes last.
     by_key = {row.key: row for row in (*base.rows, *taken)}
@@ -70,14 +74,33 @@ def update(base: Run, new: Run, globs: Sequence[str], reason: str, date: str) ->
         **counts,
     }  # fmt: skip
     header = header | {"updates": [*base.header.get("updates", []), record]}
-    return Updated(run=replace(base if kept else new, header=header, rows=rows), **counts)
+    return Updated(run=replace(base if kept else new, header=header, rows=rows), taken=frozenset(now), **counts)
+
+
+def _check_measured(base: Run, added: Sequence[Row]) -> None:
+    """Refuses rows that the command of a baseline does not measure: the next check would miss them.
+
+    Raises:
+        InputError: none of its rows is of the same algorithm, pass, dtype, layout, epilogue and cache.
+    """
+
+    def asked(row: Row) -> tuple[object, ...]:
+        key, case = row.key, row.key.case
+        return (key.backend, key.algorithm, key.cache, key.accuracy, case.conv_pass, case.precision, case.layout,
+                case.epilogue)  # fmt: skip
+
+    known = {asked(row) for row in base.rows}
+    for row in added:
+        if asked(row) not in known:
+            raise InputError(f"the baseline's command does not measure {row.key.label()}: measure the new run with "
+                             "that command, or replace all rows")  # fmt: skip
 
 
 def notes(header: dict[str, Any]) -> list[str]:
     """What was updated in a baseline with this header, and why: a sentence each."""
     return [
-        f"updated {record['date']}: {record['reason']} ({record['replaced']} rows replaced, {record['added']} added, "
-        f"{record['dropped']} dropped)"
+        f"updated {record['date']}: {record['reason']} ({counted(record['replaced'], 'row')} replaced, "
+        f"{record['added']} added, {record['dropped']} dropped)"
         for record in header.get("updates", [])
     ]
 

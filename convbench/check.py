@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 LEAST_ROUNDS, LEAST_PROCESSES = 5, 3
 """Of each row of a baseline: a process has a bias of its own, which a baseline of one would keep."""
-GRAVE = {Verdict.FAILED, Verdict.MISSING}
+LOST = {Verdict.FAILED, Verdict.MISSING}
+"""What ends with exit code 6."""
 
 
 def check_baseline(rows: Sequence[Row], where: str) -> None:
@@ -110,7 +111,7 @@ def _decided(
     row: Comparison, verdict: Verdict, reason: Reason, launches: Sequence[Launched], least: float
 ) -> Comparison:
     if not launches:
-        return replace(row, verdict=verdict, reason=reason)
+        return row
     logs = [_log_ratio(launch) for launch in launches]
     detail = f"{sum(value > 0 for value in logs)} of {len(logs)} launches slower"
     if verdict is Verdict.INCONCLUSIVE:
@@ -126,15 +127,18 @@ def _decided(
 
 
 def _lost(row: Comparison, sides: Mapping[str, tuple[Status, str]]) -> Comparison:
-    """A row that a side could not measure: what the new one lacks is missing, what only the old one lacks is new."""
+    """A row that a side could not measure: what the new one lacks is missing, what only the old one lacks is new.
+
+    Where the old one breaks there is nothing to compare with.
+    """
     detail = "; ".join(f"{side}: {status}: {reason}" for side, (status, reason) in sides.items())
     new = sides.get("new")
     if new and new[0] in BROKEN:
         verdict = Verdict.FAILED
     elif new:
-        verdict = Verdict.OK if "old" in sides else Verdict.MISSING
+        verdict = Verdict.UNTIMED if "old" in sides else Verdict.MISSING
     else:
-        verdict = Verdict.NEW
+        verdict = Verdict.INCONCLUSIVE if sides["old"][0] in BROKEN else Verdict.NEW
     return replace(row, verdict=verdict, reason=Reason.STATUS, detail=detail, ratio=None, interval=None, threshold=None)
 
 
@@ -149,18 +153,20 @@ def measured_twice(first: Compared, second: Compared) -> Compared:
         if row.verdict is not Verdict.SUSPECT or row.key not in again:
             return row
         repeated = again[row.key]
+        measured = f"ratio {repeated.ratio:.3f} when measured again" if repeated.ratio else repeated.detail
         if repeated.verdict is Verdict.SUSPECT:
-            ratio = f"{repeated.ratio:.3f}"
-            return replace(row, verdict=Verdict.REGRESSION, detail=f"ratio {ratio} when measured again")
-        return replace(repeated, base=row.base, detail=repeated.detail or "slower once, not when measured again")
+            return replace(row, verdict=Verdict.REGRESSION, detail=measured)
+        if repeated.verdict is Verdict.INCONCLUSIVE:
+            return replace(row, detail=f"{measured}, which says nothing: {repeated.detail or repeated.reason}")
+        return replace(repeated, detail=measured)
 
     return replace(first, rows=tuple(map(decided, first.rows)))
 
 
 def exit_code(compared: Compared, *, fail_on_inconclusive: bool = False) -> int:
-    """6 where a row failed or is missing, 3 for a regression, 5 for an inconclusive one where asked for; else 0."""
+    """6 where a row failed or is missing, or none has a ratio; else 3 for a regression, 5 for an inconclusive row."""
     verdicts = compared.verdicts
-    if any(verdicts[verdict] for verdict in GRAVE):
+    if any(verdicts[verdict] for verdict in LOST) or all(row.ratio is None for row in compared.rows):
         return 6
     if verdicts[Verdict.REGRESSION]:
         return 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class Verdict(StrEnum):
     ALGORITHM_CHANGED = "algorithm_changed"
     IMPROVED = "improved"
     NEW = "new"
+    UNTIMED = "untimed"
     OK = "ok"
 
 
@@ -161,16 +162,20 @@ def compare(base: Run, new: Run, gates: Mapping[str, Gate] | None = None) -> Com
     """
     guard(base.header, new.header)
     canaries = canary_ratios(base, new)
-    still = all(abs(ratio - 1) <= CPU_RULES.canary for ratio in canaries.values())
-    news = {row.key: row for row in new.rows}
-    if not any(row.key in news for row in base.rows):
+    moved = ", ".join(f"{name} × {ratio:.3f}" for name, ratio in canaries.items() if abs(ratio - 1) > CPU_RULES.canary)
+    bases, news = ({_question(row.key): row for row in run.rows} for run in (base, new))
+    if not bases.keys() & news.keys():
         raise NotComparableError("the two runs have no row in common: nothing can be compared")
-    keys = dict.fromkeys([*(row.key for row in base.rows), *news])
-    bases = {row.key: row for row in base.rows}
     rows = tuple(
-        _compared(key, bases.get(key), news.get(key), still, (gates or {}).get(key.case.name, Gate())) for key in keys
+        _compared(bases.get(key), news.get(key), moved, (gates or {}).get(key.case.name, Gate()))
+        for key in dict.fromkeys([*bases, *news])
     )
     return Compared(rows=rows, canaries=canaries, changed=changes(base.header, new.header))
+
+
+def _question(key: RowKey) -> RowKey:
+    """What a row asks, however often its layer occurs in the network."""
+    return replace(key, case=replace(key.case, repeat=1))
 
 
 def guard(base: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -227,30 +232,50 @@ def _names(run: Run) -> list[str]:
     return sorted({name for canaries in run.canaries for name in canaries})
 
 
-def _compared(key: RowKey, base: Row | None, new: Row | None, still: bool, gate: Gate) -> Comparison:
+def _compared(base: Row | None, new: Row | None, moved: str, gate: Gate) -> Comparison:
+    row = new or base
+    assert row is not None
+    key = row.key
     found = _by_status(base, new)
     if found is not None:
         verdict, reason, detail = found
+        if not gate.enabled:
+            verdict, reason, detail = Verdict.OK, Reason.DISABLED, " ".join([gate.reason, f"({detail})"]).strip()
         return Comparison(key=key, base=base, new=new, verdict=verdict, reason=reason, detail=detail)
     assert base is not None
     assert new is not None
     rules = CPU_RULES if key.device == "cpu" else GPU_RULES
     rounds = min(len(base.rounds), len(new.rounds))
-    old_s, new_s = (screen_value(row.rounds[:rounds], row.key.threads) for row in (base, new))
+    old_s, new_s = (screen_value(_by_turns(row.rounds)[:rounds], row.key.threads) for row in (base, new))
     if min(old_s, new_s) <= 0:
         return Comparison(key=key, base=base, new=new, verdict=Verdict.INCONCLUSIVE, reason=Reason.CLOCK,
                           detail="a time of 0")  # fmt: skip
-    needed = max(gate.min_effect or rules.min_effect, rules.noise_factor * spread(base.rounds, base.key.threads))
+    noise = rules.noise_factor * spread(base.rounds, base.key.threads)
+    needed = max(gate.min_effect or rules.min_effect, noise)
     if not gate.enabled:
         verdict, reason, detail = Verdict.OK, Reason.DISABLED, gate.reason
     elif base.resolved != new.resolved:
         verdict, reason, detail = Verdict.ALGORITHM_CHANGED, Reason.RESOLVED, f"{base.resolved} → {new.resolved}"
+    elif moved:
+        verdict, reason, detail = Verdict.INCONCLUSIVE, Reason.CLOCK, f"another state of the machine: canary {moved}"
+    elif noise > rules.too_noisy:
+        verdict, reason, detail = Verdict.INCONCLUSIVE, Reason.TOO_NOISY, ""
     else:
-        (verdict, reason), detail = _by_time(old_s, new_s, needed, still, rules), ""
+        (verdict, reason), detail = _by_time(old_s, new_s, needed, rules), ""
     return Comparison(
         key=key, base=base, new=new, verdict=verdict, reason=reason, detail=detail, ratio=new_s / old_s,
         interval=_ratio_interval(base, new), threshold=needed,
     )  # fmt: skip
+
+
+def _by_turns(rounds: Sequence[Round]) -> list[Round]:
+    """The first round of each process, then the second: any of the first so many are of as many processes as can be."""
+    seen: Counter[int] = Counter()
+    places = []
+    for measured in rounds:
+        places.append(seen[measured.process])
+        seen[measured.process] += 1
+    return [measured for _, measured in sorted(zip(places, rounds, strict=True), key=lambda pair: pair[0])]
 
 
 def _by_status(base: Row | None, new: Row | None) -> tuple[Verdict, Reason, str] | None:
@@ -262,16 +287,12 @@ def _by_status(base: Row | None, new: Row | None) -> tuple[Verdict, Reason, str]
     was = base is not None and base.time_s is not None
     if new.time_s is None:
         detail = f"{new.status}: {new.reason}"
-        return (Verdict.MISSING if was else Verdict.OK), Reason.STATUS, detail
+        return (Verdict.MISSING if was else Verdict.UNTIMED), Reason.STATUS, detail
     return None if was else (Verdict.NEW, Reason.NOT_MEASURED, "without a time in the baseline")
 
 
-def _by_time(old_s: float, new_s: float, needed: float, still: bool, rules: Rules) -> tuple[Verdict, Reason]:
-    """Verdict and reason of two times; `still`: the machine was in the same state."""
-    if not still:
-        return Verdict.INCONCLUSIVE, Reason.CLOCK
-    if needed > rules.too_noisy:
-        return Verdict.INCONCLUSIVE, Reason.TOO_NOISY
+def _by_time(old_s: float, new_s: float, needed: float, rules: Rules) -> tuple[Verdict, Reason]:
+    """Verdict and reason of two times."""
     slower = new_s > old_s * (1 + needed)
     if not slower and old_s <= new_s * (1 + needed):
         return Verdict.OK, Reason.WITHIN_NOISE

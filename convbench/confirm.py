@@ -2,7 +2,7 @@
 
 Pure functions of log-ratios, one per row and launch. A launch is a fresh pair of processes that measure a row in turn,
 a few times each; its value is the median of log(new / old) over these. Launches share no process and so no bias, which
-makes their signs independent. Rules and the measurements they rest on: docs/method.md, "Comparison".
+makes their signs independent. Rules and the measurements they rest on: docs/method.md, "Confirmation".
 """
 
 from __future__ import annotations

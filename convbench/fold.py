@@ -42,6 +42,7 @@ Seconds = Annotated[float, Meta(ge=0, le=MOST_SECONDS)]  # at least LEAST_SECOND
 
 _SUITE = defstruct("_SUITE", [("name", str), ("sha256", str)])
 _ENVIRONMENT = defstruct("_ENVIRONMENT", [("libraries", dict[str, Any]), ("blas", list[dict[str, Any]])])
+_UPDATE = defstruct("_UPDATE", [("date", str), ("reason", str), ("replaced", int), ("added", int), ("dropped", int)])
 _DEVICE = defstruct("_DEVICE", [("machine", dict[str, Any]), ("fingerprint", str)])
 _HEADER = defstruct("_HEADER", [
     ("convbench_version", str), ("created", str), ("command", list[str]), ("suites", list[dict[str, Any]]),
@@ -218,6 +219,9 @@ class Folder:
         _check(entry, _HEADER)
         for position, suite in enumerate(entry["suites"]):
             _check(suite, _SUITE, f"suites[{position}]")
+        _check(entry.get("updates", []), list, "updates")
+        for position, record in enumerate(entry.get("updates", [])):
+            _check(record, _UPDATE, f"updates[{position}]")
         for name, device in entry["devices"].items():
             _check(device, _DEVICE, f"devices.{name}")
         self._steps = [UPGRADES[step] for step in range(version, SCHEMA_VERSION)]

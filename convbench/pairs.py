@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import queue
 import random
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ PROTOCOL = 2
 """Of the lines: raised when a side of another version would misunderstand them."""
 ROUND_S = 0.05
 """Seconds of samples for one value, or one launch where that lasts longer."""
+POLL_S = 1.0
+"""How often a silent process is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +161,8 @@ class _Process:
             self._start()
             self.greet()
             raise
-        if answer["status"] != Status.OK:
-            raise _Lost(Status(answer["status"]), answer["reason"])
+        if answer.get("status") != Status.OK:
+            raise _Lost(Status(answer.get("status", Status.FAILED)), answer.get("reason", ""))
         return answer
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -167,13 +171,34 @@ class _Process:
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
             self._child.stdin.flush()
         try:
-            line = self._lines.get(timeout=self.timeout_s)
-        except queue.Empty:
-            raise _Lost(Status.TIMEOUT, f"it was silent for {format_time(self.timeout_s)} (--timeout)") from None
-        if not line:
-            raise _Lost(Status.FAILED, f"its process ended ({ending(self._child.wait())})")
-        answer: dict[str, Any] = json.loads(line)
+            answer = json.loads(self._line())
+        except ValueError:  # of a program that is none of ours, or a backend that writes between our lines
+            answer = None
+        if not isinstance(answer, dict):
+            raise _Lost(Status.FAILED, "its answer is not one of convbench's")
         return answer
+
+    def _line(self) -> bytes:
+        """What it writes next."""
+        deadline = time.monotonic() + self.timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            ended = self._child.poll() is not None
+            try:
+                line = self._lines.get(timeout=min(left, POLL_S))
+            except queue.Empty:
+                if ended:  # and a process that it started holds its stdout open
+                    break
+                continue
+            if line:
+                return line
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(POLL_S)
+            break
+        else:
+            raise _Lost(Status.TIMEOUT, f"it was silent for {format_time(self.timeout_s)} (--timeout)")
+        code = self._child.poll()
+        how = "closed its output" if code is None else f"ended ({ending(code)})"
+        raise _Lost(Status.FAILED, f"its process {how}")
 
     def greet(self, *, environment: bool = False) -> dict[str, Any]:
         """What it says of itself: `version` and `folder` of its convbench, and its `environment` where asked for.
@@ -183,13 +208,15 @@ class _Process:
         """
         try:
             answer = self._ask({"protocol": PROTOCOL, "environment": environment})
-        except (_Lost, json.JSONDecodeError) as error:
+        except _Lost as error:
             raise ConvbenchError(f"the {self.side.title} side, {self.side.python}, has no answer: {error}") from None
         if answer.get("protocol") != PROTOCOL:
             raise InputError(
                 f"the {self.side.title} side has convbench {answer.get('version')}, which speaks another protocol "
                 f"({answer.get('protocol')}, not {PROTOCOL})"
             )
+        if not {"version", "folder", "environment"} <= answer.keys():
+            raise ConvbenchError(f"the {self.side.title} side, {self.side.python}, is no convbench")
         return answer
 
     def __enter__(self) -> _Process:
@@ -216,9 +243,19 @@ def _pump(stdout: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
 
 
 def about(side: Side, timeout_s: float) -> dict[str, Any]:
-    """What a side says of itself, its environment too, as `_Process.greet`."""
+    """What a side says of itself, its environment too, as `_Process.greet`, once it has loaded its backends.
+
+    Raises:
+        ConvbenchError: as `_Process.greet`, or it cannot load a backend that has a name of its own there.
+    """
     with _Process(side, timeout_s) as process:
-        return process.greet(environment=True)
+        said = process.greet(environment=True)
+        for text in side.backends.values():
+            try:
+                process.row({"load": text})
+            except _Lost as error:
+                raise InputError(f"the {side.title} side cannot load {text}: {error}") from None
+        return said
 
 
 # The child's part
@@ -227,13 +264,17 @@ def about(side: Side, timeout_s: float) -> dict[str, Any]:
 def serve(requests: IO[str], lines: IO[str]) -> None:
     """Answers requests until there are no more; holds one plan at a time."""
     timer: RowTimer | None = None
+    home = Path.cwd()
     for text in requests:
+        os.chdir(home)  # which a backend may have left: it is named from here
         request = json.loads(text)
         if "protocol" in request:
             answer: dict[str, Any] = {
                 "protocol": PROTOCOL, "version": __version__, "folder": str(Path(__file__).parent),
                 "environment": environment.collect() if request.get("environment") else None,
             }  # fmt: skip
+        elif "load" in request:
+            answer = _loaded(request["load"])
         elif "plan" in request:
             timer = None  # room for the next
             timer, status, reason = _timer(request)
@@ -242,6 +283,20 @@ def serve(requests: IO[str], lines: IO[str]) -> None:
             answer = _measured(timer)
         lines.write(json.dumps(answer, allow_nan=False) + "\n")
         lines.flush()
+
+
+def _loaded(text: str) -> dict[str, Any]:
+    """Whether a backend can be loaded, as `-b` calls it."""
+    from convbench.backends import parse_backend
+    from convbench.tasks import describe
+
+    try:
+        parse_backend(text)
+    except InputError as error:
+        return {"status": Status.FAILED, "reason": str(error)}
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a backend may raise anything
+        return {"status": Status.FAILED, "reason": describe(error)}
+    return {"status": Status.OK, "reason": ""}
 
 
 def _timer(request: dict[str, Any]) -> tuple[RowTimer | None, Status, str]:
@@ -294,4 +349,5 @@ def _measured(timer: RowTimer | None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin, begin())
+    with suppress(BrokenPipeError):  # the parent is gone
+        serve(sys.stdin, begin())

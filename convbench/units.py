@@ -104,3 +104,8 @@ def parse_fraction(text: str) -> float:
     if value >= 1:
         raise InputError(f"fraction must be below 100%, got {text!r}")
     return value
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """How many there are of something: "1 row", "2 rows"."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -83,8 +83,13 @@ def test_the_interval_leaves_out_one_launch_of_twelve_at_each_end():
         ({"new": (Status.WRONG, "off by 1")}, Verdict.FAILED, "new: wrong: off by 1"),
         ({"new": (Status.TIMEOUT, "x"), "old": (Status.UNSUPPORTED, "y")}, Verdict.FAILED, "new: timeout: x; old"),
         ({"new": (Status.UNSUPPORTED, "no stride")}, Verdict.MISSING, "new: unsupported: no stride"),
-        ({"old": (Status.FAILED, "x")}, Verdict.NEW, "old: failed: x"),
-        ({"old": (Status.UNSUPPORTED, "x"), "new": (Status.UNSUPPORTED, "x")}, Verdict.OK, "old: unsupported: x; new"),
+        ({"old": (Status.UNSUPPORTED, "x")}, Verdict.NEW, "old: unsupported: x"),
+        ({"old": (Status.FAILED, "x")}, Verdict.INCONCLUSIVE, "old: failed: x"),
+        (
+            {"old": (Status.UNSUPPORTED, "x"), "new": (Status.UNSUPPORTED, "x")},
+            Verdict.UNTIMED,
+            "old: unsupported: x; n",
+        ),
     ],
 )
 def test_a_row_that_a_side_lost(lost, verdict, detail):
@@ -141,11 +146,24 @@ def test_missing_comes_before_a_regression():
     assert exit_code(after) == 6
 
 
+def test_a_second_measurement_that_says_nothing_leaves_a_suspect():
+    moved = compare(run(named("a")), run(named("a", 1.5), canary=2e-3))
+    (row,) = measured_twice(compare(run(named("a")), run(named("a", 1.5))), moved).rows
+    assert row.verdict is Verdict.SUSPECT
+    assert row.detail.startswith("ratio 1.500 when measured again, which says nothing: another state of the machine")
+
+
+def test_without_a_ratio_nothing_was_compared():
+    before = unconfirmed([named("a").key], {})
+    assert exit_code(before) == 6
+    assert exit_code(launched(before, {"old": (Status.UNSUPPORTED, "x")})) == 6
+
+
 def test_a_suspect_is_a_regression_once_it_was_slower_twice():
     first = compared(1.5, 1.5, 1.0)
     after = measured_twice(first, compare(run(named("a"), named("b")), run(named("a", 1.4), named("b"))))
     assert [r.verdict for r in after.rows] == [Verdict.REGRESSION, Verdict.OK, Verdict.OK]
     assert "ratio 1.400 when measured again" in after.rows[0].detail
-    assert "slower once" in after.rows[1].detail
+    assert after.rows[1].detail == "ratio 1.000 when measured again"
     assert exit_code(first) == 0
     assert exit_code(after) == 3

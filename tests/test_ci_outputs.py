@@ -73,7 +73,7 @@ def test_the_verdict():
     assert (found["suite"], found["baseline"], found["exit_code"]) == ("s", "base.jsonl", 6)
     assert found["fail_on_inconclusive"] is True
     assert found["verdicts"] == {"failed": 1, "missing": 1, "regression": 0, "suspect": 1, "inconclusive": 0,
-                                 "algorithm_changed": 0, "improved": 0, "new": 1, "ok": 1}  # fmt: skip
+                                 "algorithm_changed": 0, "improved": 0, "new": 1, "untimed": 0, "ok": 1}  # fmt: skip
     assert found["factor"] == pytest.approx(1.5**0.5)
     assert found["canaries"] == {"compute": 1.0}
     assert found["launches"] == 0
@@ -198,7 +198,7 @@ def test_junit():
 def test_what_junit_calls_a_failure(verdict, fail):
     (found,) = junit_of(facts(made(one(verdict)), fail_on_inconclusive=fail))
     failures = {Verdict.FAILED, Verdict.MISSING, Verdict.REGRESSION} | ({Verdict.INCONCLUSIVE} if fail else set())
-    skipped = {Verdict.SUSPECT, Verdict.INCONCLUSIVE} - failures
+    skipped = {Verdict.SUSPECT, Verdict.INCONCLUSIVE, Verdict.UNTIMED} - failures
     expected = ["failure"] if verdict in failures else ["skipped"] if verdict in skipped else []
     assert [child.tag for child in found] == expected
 
@@ -247,9 +247,9 @@ def test_the_summary():
 def test_the_summary_of_a_check_that_passed():
     text = text_of("markdown", facts(compare(run(row()), run(row()))))
     _, found = read(text)
-    assert found["h2"] == ["s beside base.jsonl: passed"]
+    assert found["h2"] == ["s beside base.jsonl: no regression"]
     assert found["fence"] == []
-    assert text.index("of 1 rows") < text.index("<details>") < text.index("| conv1 |")
+    assert text.index("of 1 row") < text.index("<details>") < text.index("| conv1 |")
 
 
 def test_what_improved_stands_below_what_is_grave():

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from convbench.cli import main
 from convbench.cli.rerun import again, exact_glob, planned
-from convbench.errors import InputError
+from convbench.errors import ConvbenchError, InputError
 
 BACKEND = """
 from convbench.testing import FakeAlgorithm, FakeBackend
@@ -33,6 +33,7 @@ input_size = 6
 filter_size = 3
 """
 RUN = ("-b", "./mine.py:Mine:quick", "--pass", "fprop", "--max-time", "50ms")
+AGAINST = ("--against-backend", "mine=./old.py:Mine", "--against")
 OLD = ("--against", sys.executable, "--against-backend", "mine=./old.py:Mine")
 
 
@@ -77,14 +78,21 @@ def test_against_an_old_version(folder, monkeypatch):
     (fact,) = facts(result)
     assert (fact["verdict"], fact["ratio"]) == ("regression", pytest.approx(1.2))
     assert (fact["base_s"], fact["new_s"]) == pytest.approx((2e-3, 2.4e-3))
-    assert "confirming 1 rows by 12 launches each" in result.stderr
+    assert "confirming 1 row by 12 launches each" in result.stderr
     assert not (folder / "runs").exists()
 
 
 def test_what_neither_version_does_is_no_failure(folder, monkeypatch):
     all_of_them = [word.replace(":quick", "") for word in RUN]
     found = facts(check(monkeypatch, *OLD, "--launches", "1", "--format", "json", "--", *all_of_them, code=0))
-    assert [(fact["algorithm"], fact["verdict"]) for fact in found] == [("quick", "inconclusive"), ("other", "ok")]
+    assert [(fact["algorithm"], fact["verdict"]) for fact in found] == [("quick", "inconclusive"), ("other", "untimed")]
+
+
+def test_nothing_compared_is_a_failure(folder, monkeypatch):
+    other = [word.replace(":quick", ":other") for word in RUN]
+    result = check(monkeypatch, *OLD, "--launches", "1", "--", *other, code=6)
+    assert "1 untimed of 1 row" in result.stdout
+    assert "no row was compared" in result.stderr
 
 
 def test_beside_a_baseline(baseline, monkeypatch):
@@ -109,8 +117,8 @@ def test_self_test(baseline, monkeypatch):
         monkeypatch, "--baseline", "base.jsonl", "--self-test", "--launches", "1", "--format", "json", code=0
     )
     assert [fact["reason"] for fact in facts(result)] == ["few_launches"]
-    assert "stored runs: 0 of 1 rows would be suspects" in result.stderr
-    assert "fresh pairs: 0 of 1 rows would be regressions" in result.stderr
+    assert "by stored runs 0 of 1 rows would be suspects" in result.stderr
+    assert "by fresh pairs 0 of 1 rows would be regressions" in result.stderr
 
 
 def test_interrupted_it_says_what_it_has(folder, monkeypatch):
@@ -127,6 +135,34 @@ def test_interrupted_it_says_what_it_has(folder, monkeypatch):
     assert "few launches: 1 of 1" in result.stdout
 
 
+def test_a_side_that_does_not_start_any_more_takes_no_launch_back(folder, monkeypatch):
+    from convbench import pairs
+
+    def two(*args, **options):
+        yield from itertools.islice(real(*args, **options), 2)
+        raise ConvbenchError("the old side has no answer")
+
+    real = pairs.launches
+    monkeypatch.setattr(pairs, "launches", two)
+    result = check(monkeypatch, *OLD, "--write", "json=x.json", "--", *RUN, code=1)
+    assert "the old side has no answer: the table is of what was measured before" in result.stderr
+    assert json.loads((folder / "x.json").read_text())["exit_code"] == 1
+
+
+def test_isolation_is_that_of_the_pairs(folder, monkeypatch):
+    check(monkeypatch, *OLD, "--launches", "1", "--", *RUN, "--isolate", code=0)
+
+
+def test_what_a_backend_does_while_it_is_loaded_stays_its_own(folder, monkeypatch):
+    path = folder / "mine.py"
+    path.write_text("import os\nprint('hello')\nos.chdir('/')\n" + path.read_text())
+    result = check(
+        monkeypatch, *OLD, "--launches", "1", "--format", "json", "--write", "json=x.json", "--", *RUN, code=0
+    )
+    assert facts(result)
+    assert (folder / "x.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -135,11 +171,16 @@ def test_interrupted_it_says_what_it_has(folder, monkeypatch):
         (["--against", "x", "--current", "base.jsonl"], "--current measures nothing"),
         (["--baseline", "base.jsonl", "--current", "base.jsonl", "-o", "x.jsonl"], "--current measures nothing"),
         (["--baseline", "base.jsonl", "--", "-b", "cpu"], "--baseline excludes others"),
-        (["--baseline", "base.jsonl", "--launches", "3"], "need --against"),
+        (["--baseline", "base.jsonl", "--launches", "3"], "--launches needs --against"),
         (["--dedicated", "--against", "x"], "--dedicated is for a --baseline alone"),
         (["--self-test", "--against", "x"], "--self-test has no other version"),
         (["--against", "x", "-o", "x.jsonl"], "-o is for what is measured beside a --baseline"),
         (["--against", "x", "--", "--nope"], "No such option"),
+        (["--against", "x", "--", "tiny.toml"], "one suite at a time"),
+        (["--against", "x", "--", "--dry-run"], "--dry-run is for `convbench run` itself"),
+        (["--self-test", "--against-backend", "mine=x"], "--against-backend needs --against"),
+        (["--against", "x", "--write", "jsn=x"], "is not KIND=FILE with KIND one of json, markdown"),
+        (["--against", "x", "--write", "plot=x.gif"], "what to draw follows from the suffix"),
     ],
 )
 def test_options_that_do_not_go_together(folder, monkeypatch, arguments, text):
@@ -148,12 +189,22 @@ def test_options_that_do_not_go_together(folder, monkeypatch, arguments, text):
 
 def test_bad_input(baseline, monkeypatch):
     for arguments, text in (
-        (["--against", "x", "--against-backend", "mine"], "must be NAME=BACKEND"),
-        (["--against", "no-such-python", "--", *RUN], "cannot start no-such-python: "),
-        (["--against", "false", "--", *RUN], "the old side, false, has no answer"),
+        (["--against", "x", "--against-backend", "mine", "--", *RUN], "must be NAME=BACKEND"),
+        (["--against", "x", "--", *RUN], "backend mine is from ./mine.py:Mine in both versions: name the old one"),
+        (["--against", "x", "--against-backend", "mime=./old.py:Mine", "--", *RUN], "did you mean 'mine'?"),
+        ([*AGAINST, "no-such-python", "--", *RUN], "cannot start no-such-python: "),
+        ([*AGAINST, "false", "--", *RUN], "the old side, false, has no answer"),
+        (
+            ["--against-backend", "mine=./old.py:No", "--against", sys.executable, "--", *RUN],
+            "the old side cannot load ./old.py:No: ",
+        ),
         (["--baseline", "base.jsonl", "-o", "base.jsonl"], "base.jsonl exists"),
         (["--baseline", "nowhere.jsonl"], "cannot read nowhere.jsonl"),
-        (["--against", sys.executable, "--", *RUN, "--tune"], "what --tune takes is not confirmed"),
+        ([*OLD, "--write", "json=no/x", "--", *RUN], "cannot write no/x: there is no folder no"),
+        ([*OLD, "--write", "json=x", "--write", "junit=./x", "--", *RUN], "has another use in this command"),
+        (["--baseline", "base.jsonl", "--force", "--write", "json=base.jsonl"], "has another use in this command"),
+        ([*OLD, "--write", "json=base.jsonl", "--", *RUN], "base.jsonl exists; --force overwrites it"),
+        ([*OLD, "--", *RUN, "--tune"], "what --tune takes is not confirmed"),
     ):
         result = check(monkeypatch, *arguments, code=1)
         assert text in result.stderr
@@ -177,10 +228,12 @@ def test_another_machine_is_said_before_anything_is_measured(baseline, monkeypat
 
 def test_the_same_command_again():
     words = ["convbench", "run", "run", "tiny", "-b", "tiny", "-o", "base.jsonl", "--force", "--batch", "2", "--warm",
-             "--filter=c*", "--filter", "d", "-q", "--output=x", "-bcpu", "-ofile", "--", "other"]  # fmt: skip
+             "--filter=c*", "--filter", "d", "-q", "--output=x", "-bcpu", "-ofile", "-qb", "tiny", "-qoy", "--",
+             "other"]  # fmt: skip
     kept = ["-b", "tiny", "--batch", "2", "--warm"]
-    assert again(words, "new.toml") == ["new.toml", *kept, "--filter=c*", "--filter", "d", "-bcpu"]
-    assert again(words, "new.toml", ["tiny/a"]) == ["new.toml", *kept, "-bcpu", "--filter", "tiny/a"]
+    more = ["-b", "cpu", "-b", "tiny"]
+    assert again(words, "new.toml") == ["new.toml", *kept, "--filter=c*", "--filter", "d", *more]
+    assert again(words, "new.toml", ["tiny/a"]) == ["new.toml", *kept, *more, "--filter", "tiny/a"]
     with pytest.raises(InputError, match="not made by `convbench run`"):
         again(["convbench", "talk"], "new.toml")
 

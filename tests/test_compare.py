@@ -75,7 +75,7 @@ def test_only_as_many_rounds_count_as_both_have():
         (row(), row((), status=Status.WRONG, reason="off by 1"), Verdict.FAILED),
         (row((), status=Status.UNSUPPORTED), row((), status=Status.WRONG), Verdict.FAILED),
         (row(), row((), status=Status.UNSUPPORTED), Verdict.MISSING),
-        (row((), status=Status.UNSUPPORTED), row((), status=Status.UNSUPPORTED), Verdict.OK),
+        (row((), status=Status.UNSUPPORTED), row((), status=Status.UNSUPPORTED), Verdict.UNTIMED),
         (row((), status=Status.UNSUPPORTED), row(), Verdict.NEW),
         (row((), status=Status.FAILED), row(), Verdict.NEW),
         (row(), row(times(0.2), resolved="fft"), Verdict.ALGORITHM_CHANGED),
@@ -218,3 +218,35 @@ def test_a_row_that_is_gone_and_a_run_of_elsewhere(files):
     assert result.stderr.count("\n") == 1
     assert invoke(base).exit_code == 2
     assert invoke(base, base, "--between", "cpu:gemm", "cpu:fft").exit_code == 2
+
+
+def test_a_gate_above_what_is_too_noisy():
+    """The row is as quiet as before."""
+    gates = {"conv1": Gate(min_effect=0.3)}
+    assert verdict(row(), row(times(4.5)), gates=gates) == (Verdict.SUSPECT, Reason.SLOWER)
+    assert verdict(row(), row(times(1.2)), gates=gates) == (Verdict.OK, Reason.WITHIN_NOISE)
+
+
+def test_a_gate_that_is_off_holds_for_rows_that_fail():
+    off = {"conv1": Gate(enabled=False, reason="flaky")}
+    broken = row((), status=Status.FAILED, reason="no memory")
+    (found,) = compare(run(row()), run(broken), off).rows
+    assert (found.verdict, found.reason, found.detail) == (
+        Verdict.OK, Reason.DISABLED, "flaky (failed: no memory)",
+    )  # fmt: skip
+
+
+def test_a_prefix_of_rounds_is_of_all_processes():
+    """The first process of the baseline was slow; the other run has a third of its rounds."""
+    slow, fast = times(1.3), STEADY
+    base = replace(row((*slow, *fast, *fast)), rounds=tuple(
+        replace(measured, process=number // 5) for number, measured in enumerate(rounds((*slow, *fast, *fast)))
+    ))  # fmt: skip
+    (found,) = compare(run(base), run(row(fast))).rows
+    assert found.ratio == pytest.approx(1.0, abs=1e-3)
+
+
+def test_how_often_a_layer_occurs_is_no_part_of_the_question():
+    often = row()
+    often = replace(often, key=replace(often.key, case=replace(often.key.case, repeat=3)))
+    assert [found.verdict for found in compare(run(row()), run(often)).rows] == [Verdict.OK]

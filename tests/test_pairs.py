@@ -1,5 +1,6 @@
 """Fresh pairs of processes, on a backend whose time is simulated."""
 
+import re
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from convbench.pairs import Side, about, launches
 from convbench.result import COLD, Status
 
 SOURCE = """
-import os, time
+import os, stat, time
 from pathlib import Path
 from convbench.errors import UnsupportedError
 from convbench.testing import FakeAlgorithm, FakeBackend
@@ -23,6 +24,13 @@ from convbench.testing import FakeAlgorithm, FakeBackend
 
 def raise_(error):
     raise error
+
+
+def is_pipe(number):
+    try:
+        return stat.S_ISFIFO(os.fstat(number).st_mode)
+    except OSError:
+        return False
 
 
 def third(path):
@@ -37,6 +45,9 @@ FAULTS = {
     "fills": lambda: raise_(MemoryError("large")),
     "ends": lambda: os._exit(3),
     "hangs": lambda: time.sleep(60),
+    "closes": lambda: (os.closerange(3, 200), time.sleep(60)),
+    "leaves a child": lambda: os.fork() and os._exit(9) or time.sleep(30),
+    "writes": lambda: [os.write(number, b"hello\\n") for number in range(3, 9) if is_pipe(number)],
     "flaky": lambda: third(Path(__file__).with_suffix(".count")),
 }
 
@@ -93,6 +104,9 @@ LOST = {
     "fills": (Status.OUT_OF_MEMORY, "large"),
     "ends": (Status.FAILED, "its process ended (exit code 3)"),
     "hangs": (Status.TIMEOUT, "it was silent for 5.00 s"),
+    "closes": (Status.FAILED, "its process closed its output"),
+    "leaves a child": (Status.FAILED, "its process ended (exit code 9)"),
+    "writes": (Status.FAILED, "its answer is not one of convbench's"),
     "flaky": (Status.FAILED, "its process ended (exit code 1)"),
 }
 
@@ -103,14 +117,14 @@ def test_a_row_that_fails_takes_no_other_along(side, title):
     old, new = (side(name, faulty=name == title) for name in ("old", "new"))
     found = list(launches(keys("fine", *LOST, "last"), old, new, 3, timeout_s=5))
     lost = [launch for launch in found if launch.lost]
-    assert sorted(launch.row for launch in lost) == [1, 2, 3, 4, 5, 6]
+    assert sorted(launch.row for launch in lost) == [*range(1, 1 + len(LOST))]
     for launch in lost:
         status, reason = [*LOST.values()][launch.row - 1]
         assert [*launch.lost] == [title]
         assert launch.lost[title][0] is status
         assert reason in launch.lost[title][1]
-    assert [len(measured(found, place)) for place in (0, 7)] == [3, 3]
-    assert 1 <= len(measured(found, 6)) <= 2  # the null control may have planned it, too
+    assert [len(measured(found, place)) for place in (0, 1 + len(LOST))] == [3, 3]
+    assert 1 <= len(measured(found, len(LOST))) <= 2  # the null control may have planned it, too
 
 
 def test_both_sides_say_why(side):
@@ -119,13 +133,30 @@ def test_both_sides_say_why(side):
 
 
 def test_no_side(tmp_path):
+    def program(line):
+        path = tmp_path / f"p{len([*tmp_path.iterdir()])}"
+        path.write_text(f"#!/bin/sh\nprintf '{line}\\n'\nsleep 5\n")
+        path.chmod(0o755)
+        return str(path)
+
     for python, text in (
         ("no-such-python", "cannot start no-such-python: "),
         ("false", "the old side, false, has no answer: its process ended"),
-        ("echo", "the old side, echo, has no answer: "),
+        ("echo", "the old side, echo, has no answer: its answer is not one of convbench's"),
+        (program("5"), "its answer is not one of convbench's"),
+        (program("null"), "its answer is not one of convbench's"),
+        (program("\\377"), "its answer is not one of convbench's"),
+        (program('{"protocol": 1, "version": "0.0"}'), "has convbench 0.0, which speaks another protocol"),
+        (program('{"protocol": 2}'), "is no convbench"),
     ):
-        with pytest.raises(ConvbenchError, match=text):
+        with pytest.raises(ConvbenchError, match=re.escape(text)):
             about(Side(title="old", python=python, backends={}), 10)
+
+
+def test_a_side_that_cannot_load_a_backend(side):
+    new = replace(side(), backends={"mine": "./nowhere.py:Mine"})
+    with pytest.raises(ConvbenchError, match=r"the new side cannot load ./nowhere.py:Mine: "):
+        about(new, 60)
 
 
 def test_what_a_side_says_of_itself(side):

@@ -57,7 +57,7 @@ EVERY = compared(
         for place, verdict in enumerate(VERDICT_MARKERS)
     ),
     changed(None, Verdict.FAILED, "broken"), changed(None, Verdict.MISSING, "gone"),
-    changed(None, Verdict.NEW, "novel"), changed(None, Verdict.OK, "nowhere"),
+    changed(None, Verdict.NEW, "novel"), changed(None, Verdict.UNTIMED, "nowhere"),
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_a_name_says_what_differs():
 def test_what_has_no_ratio_or_no_interval_is_said():
     assert ratios_of(EVERY, "t").notes == [
         "without a ratio, failed: broken fprop", "without a ratio, missing: gone fprop",
-        "without a ratio, new: novel fprop", "without a ratio, no time in either: nowhere fprop",
+        "without a ratio, new: novel fprop", "without a ratio, untimed: nowhere fprop",
     ]  # fmt: skip
     assert ratios_of(compared(changed(1.0), changed(1.0, name="b", interval=(0.9, 1.1))), "t").notes == [
         "without an interval: 1 of 2 ratios; too little was measured"

@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from convbench.cli.output import write_output
+from convbench.units import counted
+
+LONGEST_REASON = 500
 
 
 @click.group(name="baseline")
@@ -28,8 +31,9 @@ def command() -> None:
               help="Only problems whose name (or suite/name) matches; may be repeated. All if left out.")  # fmt: skip
 @click.option("--reason", required=True, help="Why; it is recorded in the file.")
 def update(base: Path, new: Path, globs: tuple[str, ...], reason: str) -> None:
-    """Put rows of the result file NEW in the place of those of the baseline BASE.
+    """Put rows of another result file into a baseline.
 
+    Rows of NEW take the place of those of BASE.
     Rows of BASE that match and that NEW has not are dropped. BASE is written whole or left as it is.
 
     \b
@@ -39,12 +43,18 @@ def update(base: Path, new: Path, globs: tuple[str, ...], reason: str) -> None:
     from convbench import session
     from convbench.baseline import update as updated
     from convbench.errors import InputError
-    from convbench.journal import content, read_run
+    from convbench.journal import content, fold, read_run
 
-    if not reason.strip():
-        raise InputError("--reason is empty: say why, for those who read the baseline later")
-    found = updated(read_run(base), read_run(new), globs, " ".join(reason.split()), session.date())
-    write_output(base, content(found.run))
-    click.echo(
-        f"{base}: {found.replaced} rows replaced, {found.added} added, {found.dropped} dropped, {found.kept} kept"
-    )
+    why = "".join(letter for letter in " ".join(reason.split()) if letter.isprintable())
+    if not 0 < len(why) <= LONGEST_REASON:
+        raise InputError(f"--reason must have 1 to {LONGEST_REASON} characters, for those who read the baseline later; "
+                         f"got {len(why)}")  # fmt: skip
+    found = updated(read_run(base), read_run(new), globs, why, session.date())
+    lines = content(found.run)
+    fold(lines, f"the updated {base}")  # what could not be read again must not take its place
+    write_output(base, lines)
+    if doubtful := sum(bool(row.remarks) for row in found.run.rows if row.key in found.taken):
+        click.echo(f"warning: doubtful times (disturbed, drifting, of few rounds) in {doubtful} of "
+                   f"{counted(len(found.taken), 'new row')}", err=True)  # fmt: skip
+    click.echo(f"{base}: {counted(found.replaced, 'row')} replaced, {found.added} added, {found.dropped} dropped, "
+               f"{found.kept} kept")  # fmt: skip

@@ -38,14 +38,13 @@ def command(
     if (targets or github) and len(news) != 1:
         raise click.UsageError("--write and --github tell of one NEW file")
     from convbench.check import exit_code
-    from convbench.cli.rerun import suite_arguments
+    from convbench.cli.rerun import recipe_of
     from convbench.compare import compare, pairs
     from convbench.journal import read_run
     from convbench.render.ci import Facts
     from convbench.render.comparison import pairs_table, series_table
-    from convbench.reproduce import Recipe
 
-    check_targets(targets, force=force)
+    check_targets(targets, (base, *news), force=force)
     old = read_run(base)
     if between:
         print_tables([pairs_table(pairs(old, *between), base.name)], output_format)
@@ -68,7 +67,7 @@ def command(
             suite=", ".join(suites),
             baseline=base.name,
             exit_code=code,
-            recipe=Recipe(suites=suite_arguments(new.header), backends=new.header.get("backends", {})),
+            recipe=recipe_of(new.header),
         )
         show(facts, f"{name} beside {base.name}", targets, output_format, github=github)
     if code:

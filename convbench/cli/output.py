@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -22,19 +23,23 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """The whole file or none: written beside its place, then moved there.
+    """The whole file or none: written beside its place, then moved there. A link stays one; so do permissions.
 
     Raises:
         InputError: it cannot be written.
     """
     temporary = None
+    path = path.resolve()
     try:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")  # noqa: TRY301
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
             file.write(content)
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # a temporary file is its owner's alone
+        # A temporary file is its owner's alone.
+        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
         temporary.replace(path)
     except BaseException as error:
         if temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from convbench.cli.output import check_output, write_output
 from convbench.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convbench.render.ci import Facts
 
 PLOT = "plot"
@@ -52,49 +55,64 @@ def outputs_options(command: Command) -> Command:
     return command
 
 
-def check_targets(targets: tuple[tuple[str, Path], ...], *, force: bool) -> None:
+def check_targets(targets: tuple[tuple[str, Path], ...], read: Sequence[Path | None], *, force: bool) -> None:
     """Refuses files that could not be written, before anything is measured.
 
+    Args:
+        targets: kinds and files.
+        read: files that the command reads.
+        force: whether others may be overwritten.
+
     Raises:
-        InputError: one exists and `force` is not set, its folder is missing, or two are the same.
+        InputError: a file exists and `force` is not set, its folder is missing, or it has two uses.
     """
-    paths = [path for _, path in targets]
-    for path in paths:
+    taken = [path.resolve() for path in read if path]
+    for _, path in targets:
+        if path.resolve() in taken:
+            raise InputError(f"{path}: --write names a file that has another use in this command")
         check_output(path, force=force)
         if not path.parent.is_dir():
             raise InputError(f"cannot write {path}: there is no folder {path.parent}")
-        if paths.count(path) > 1:
-            raise InputError(f"{path}: two files of --write have this name")
+        taken.append(path.resolve())
 
 
 def show(
     facts: Facts, title: str, targets: tuple[tuple[str, Path], ...], output_format: str, *, github: bool
 ) -> None:  # fmt: skip
-    """Prints the comparison, and writes what was asked for."""
+    """Writes what was asked for, each file whatever became of the others, and prints the comparison.
+
+    Raises:
+        InputError: the first file that could not be written.
+    """
     from convbench.render.ci import OUTPUTS, github_annotations
     from convbench.render.comparison import comparison_table, means_table
     from convbench.render.plot import comparison_picture
 
+    failures: list[InputError] = []
+    for kind, path in targets:
+        try:
+            if kind == PLOT:
+                write_output(path, comparison_picture(facts.compared, title, path.suffix.lower()))
+            else:
+                write_output(path, OUTPUTS[kind](facts).encode())
+        except InputError as error:
+            failures.append(error)
     tables = [comparison_table(facts.compared, title, facts.recipe), means_table(facts.compared)]
     print_tables([table for table in tables if table], output_format)
-    for kind, path in targets:
-        if kind == PLOT:
-            write_output(path, comparison_picture(facts.compared, title, path.suffix.lower()))
-        else:
-            write_output(path, OUTPUTS[kind](facts).encode())
     if github:
         for line in github_annotations(facts):
             click.echo(line, err=output_format != "table")  # GitHub reads both
         _append_summary(OUTPUTS["markdown"](facts))
+    if failures:
+        raise failures[0]
 
 
 def _append_summary(text: str) -> None:
     path = os.environ.get(SUMMARY)
-    if not path:
-        click.echo(f"warning: {SUMMARY} is not set: no step summary", err=True)
-        return
     try:
+        if not path:
+            raise FileNotFoundError(errno.ENOENT, "it is not set")
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        click.echo(f"warning: no step summary: {SUMMARY}: {error.strerror}", err=True)

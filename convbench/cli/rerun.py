@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from convbench.cli.run import CACHES, chosen_backends, files_of, run_options
+from convbench.cli.run import CACHES, backends_to_stderr, chosen_backends, files_of, run_options
 from convbench.cli.run import command as run
 from convbench.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
+    from convbench.reproduce import Recipe
     from convbench.runner import RunOptions
     from convbench.tasks import Task
 
 OWN = {"-o", "--output", "--force", "--resume", "-q", "--quiet"}
 """Options about a run's own result file and terminal."""
+ALONE = ("output", "force", "resume", "dry_run", "worker", "ask", "only")
+"""Parameters of a run that make no sense where its rows are only planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +52,21 @@ def planned(arguments: Sequence[str]) -> Planned:
     from convbench.suite import load_suite
     from convbench.tasks import tasks
 
-    params = run.make_context("convbench run", [*arguments]).params
+    context = run.make_context("convbench run", [*arguments])
+    params = context.params
+    for name in ALONE:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for `convbench run` itself: these rows are planned, "
+                                   "and measured another way")  # fmt: skip
+    if len(params["suites"]) > 1:
+        raise click.UsageError(f"one suite at a time; {params['suites'][1]!r} is another")
     suites = [load_suite(name) for name in params["suites"]]
     options = run_options(**params)
     choice = {name: params[name] for name in ("passes", "precisions", "layouts", "epilogues", "batch", "globs")}
-    specs = chosen_backends(params["specs"], options.timeout_s if options.isolate else None)
-    found = tasks(selection(**choice).cases(suites), specs, options.threads, CACHES[params["cache"]], options.accuracy)
+    cases = selection(**choice).cases(suites)
+    with backends_to_stderr(), contextlib.chdir(Path.cwd()):  # whatever a backend does while it is loaded
+        specs = chosen_backends(params["specs"])
+        found = tasks(cases, specs, options.threads, CACHES[params["cache"]], options.accuracy)
     header = session.header(found, options, suites, ["run", *arguments])
     return Planned(tasks=found, options=options, header=header, files=files_of(specs))
 
@@ -70,33 +85,52 @@ def again(words: Sequence[str], suite: str, globs: Sequence[str] = ()) -> list[s
     if [*words[1:2]] != ["run"]:
         raise InputError("the baseline was not made by `convbench run`")
     dropped = OWN | ({"--filter"} if globs else set())
+    valued = {name for param in run.params if isinstance(param, click.Option) and not param.is_flag
+              for name in param.opts}  # fmt: skip
     found, left = [suite], iter(words[2:])
     for word in left:
         if word == "--":
             break
-        if not word.startswith("-"):
-            continue  # a suite
-        long = word.startswith("--")
-        name, attached = word.split("=", 1) if long and "=" in word else (word, "") if long else (word[:2], word[2:])
-        parts = [word] + ([next(left, "")] if name in _valued() and not attached else [])
-        found += [] if name in dropped else parts
+        for option, attached in _options(word, valued):
+            parts = [option]
+            if option in valued:
+                parts = [f"{option}={attached}"] if option.startswith("--") and attached else [option, attached]
+                parts = parts if attached else [option, next(left, "")]
+            found += [] if option in dropped else parts
     return found + [part for glob in globs for part in ("--filter", glob)]
 
 
-def suite_arguments(header: Mapping[str, Any]) -> dict[str, str]:
-    """What named each suite on the command line of a run with this header, by the suite's name."""
+def _options(word: str, valued: Container[str]) -> list[tuple[str, str]]:
+    """The options in a word of a command line, with the value that is attached to the last of them; none in others."""
+    if word.startswith("--"):
+        option, _, attached = word.partition("=")
+        return [(option, attached)]
+    found: list[tuple[str, str]] = []
+    if word.startswith("-"):
+        for place, letter in enumerate(word[1:], start=2):
+            if f"-{letter}" in valued:
+                return [*found, (f"-{letter}", word[place:])]
+            found.append((f"-{letter}", ""))
+    return found
+
+
+def recipe_of(header: Mapping[str, Any]) -> Recipe:
+    """What names the rows of a run with this header on a command line."""
+    from convbench.reproduce import Recipe
+    from convbench.suite import load_suite
+
     names = [suite["name"] for suite in header["suites"]]
-    arguments = header["command"][2:] if header["command"][1:2] == ["run"] else []
-    given = run.make_context("run", [*arguments], resilient_parsing=True).params.get("suites") or ()
-    return dict(zip(names, given, strict=True)) if len(names) == len(given) else {}
+    words = header["command"][2:] if header["command"][1:2] == ["run"] else []
+    arguments = run.make_context("run", [*words], resilient_parsing=True).params.get("suites") or ()
+    suites = dict(zip(names, arguments, strict=True)) if len(names) == len(arguments) else {}
+    batches: dict[tuple[str, str], int] = {}
+    for name, argument in suites.items():
+        with contextlib.suppress(InputError):  # it is not here, or another one by now
+            loaded = load_suite(argument)
+            batches |= {(name, entry.name): entry.problem.batch for entry in loaded.problems}
+    return Recipe(suites=suites, batches=batches, backends=header.get("backends", {}))
 
 
 def exact_glob(text: str) -> str:
     """The pattern that matches this text alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
-
-
-def _valued() -> set[str]:
-    """The options of `convbench run` that have a value."""
-    return {name for param in run.params if isinstance(param, click.Option) and not param.is_flag
-            for name in param.opts}  # fmt: skip

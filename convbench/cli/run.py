@@ -113,7 +113,7 @@ def command(
     if ask and lines:
         answer(lines, lambda: chosen_backends(only), lambda of: tasks(cases, of, options.threads, caches, accuracy))
         return
-    with _backends_to_stderr():
+    with backends_to_stderr():
         backends = chosen_backends(only or specs, options.timeout_s if isolate and not worker else None)
         found = tasks(cases, backends, options.threads, caches, accuracy)
     if lines is not None:
@@ -268,7 +268,7 @@ def _measure(
     try:
         waiting = time.perf_counter()
         lock = session.measuring_lock(_say) if measuring else nullcontext()
-        with lock, progress(todo, quiet) as show, _backends_to_stderr():
+        with lock, progress(todo, quiet) as show, backends_to_stderr():
             started += time.perf_counter() - waiting  # another run's time is not ours
             for event in _events(todo, options, spent, specs):
                 if isinstance(event, Progress):
@@ -289,7 +289,7 @@ def _measure(
     _report(journal.run(), output_format)
     _say(f"{path}: {_counts(journal.run())}; {_times(spent, time.perf_counter() - started)}")
     if interrupted:
-        _say(f"interrupted; `--resume -o {path}` with the same command continues")
+        _say(f"interrupted; the same `convbench run` with `--resume -o {path}` continues")
         sys.exit(130)
     if _nothing_or_broken(journal.run()):
         sys.exit(6)
@@ -353,7 +353,7 @@ def _nothing_or_broken(result: Run) -> bool:
 
 
 @contextmanager
-def _backends_to_stderr() -> Iterator[None]:
+def backends_to_stderr() -> Iterator[None]:
     """What backends print goes to stderr meanwhile, also from C: stdout is for the tables."""
     try:
         kept = os.dup(1)

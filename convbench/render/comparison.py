@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.compare import CPU_RULES, Reason, Verdict
 from convbench.render import Column, Table
-from convbench.units import format_time, significant
+from convbench.units import counted, format_time, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ LAUNCHED = (
         ("ratio",),
         "ratio: new / old, the median over launches of fresh pairs of processes; base, new: their median times",
     ),
-    (("threshold",), "needed: half of the least effect, which the median and a 99 % lower bound of it must show"),
+    (("threshold",), "needed: half of the least effect, of the median; and its 99 % lower bound must be above 0"),
 )
 CANARY_MOVED = "a canary moved by more than 5 %: the machine was in another state, and no row is judged by its time"
 GRAVE = frozenset({Verdict.FAILED, Verdict.MISSING, Verdict.REGRESSION, Verdict.SUSPECT})
@@ -58,9 +58,8 @@ def _interval(interval: tuple[float, float]) -> str:
 def counts_text(compared: Compared) -> str:
     """How many rows have each verdict."""
     counts = compared.verdicts
-    return (
-        ", ".join(f"{counts[v]} {v.replace('_', ' ')}" for v in Verdict if counts[v]) + f" of {len(compared.rows)} rows"
-    )
+    listed = ", ".join(f"{counts[v]} {v.replace('_', ' ')}" for v in Verdict if counts[v])
+    return f"{listed} of {counted(len(compared.rows), 'row')}"
 
 
 def outcome_text(row: Comparison) -> str:
@@ -142,7 +141,7 @@ def comparison_table(compared: Compared, title: str = "", recipe: Recipe | None 
     ]  # fmt: skip
     return Table(
         key="comparison", title=title, columns=columns, rows=facts, notes=comparison_notes(compared, recipe),
-        legend=LAUNCHED if compared.launches else STORED,
+        legend=() if compared.factor is None else LAUNCHED if compared.launches else STORED,
         best=[i for i, row in enumerate(compared.rows) if row.verdict in GRAVE],
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def _outcome(facts: Facts, row: Comparison) -> str:
     unclear = row.verdict is Verdict.INCONCLUSIVE
     if row.verdict in FAILURES or (unclear and facts.fail_on_inconclusive):
         return "failure"
-    return "skipped" if unclear or row.verdict is Verdict.SUSPECT else ""
+    return "skipped" if unclear or row.verdict in {Verdict.SUSPECT, Verdict.UNTIMED} else ""
 
 
 def _properties(facts: Facts) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 1000
 """Of a table: GitHub takes no summary above 1 MiB, and a row has 100 to 300 characters."""
-ENDS = {0: "passed", 3: "regression", 5: "inconclusive", 6: "failed or missing rows"}
+ENDS = {0: "no regression", 3: "regression", 5: "inconclusive", 6: "nothing was compared", 130: "interrupted"}
 
 
 def summary(facts: Facts) -> str:
@@ -37,7 +37,8 @@ def summary(facts: Facts) -> str:
     Names are data: no character of them is markup.
     """
     compared = facts.compared
-    end = ENDS.get(facts.exit_code, f"exit code {facts.exit_code}")
+    broken = compared.verdicts[Verdict.FAILED] + compared.verdicts[Verdict.MISSING]
+    end = "failed or missing rows" if broken else ENDS.get(facts.exit_code, f"exit code {facts.exit_code}")
     parts = [f"## {_line(f'{facts.suite} beside {facts.baseline}: {end}')}", f"**{_line(counts_text(compared))}**"]
     table = comparison_table(compared)
     told = [i for i, row in enumerate(compared.rows) if row.verdict in GRAVE | {Verdict.IMPROVED}]

@@ -145,7 +145,7 @@ def _notes(compared: Compared, names: Sequence[str]) -> list[str]:
         lost = [name for name, row in zip(names, compared.rows, strict=True)
                 if row.ratio is None and row.verdict is verdict]  # fmt: skip
         if lost:
-            word = "no time in either" if verdict is Verdict.OK else verdict.replace("_", " ")
+            word = verdict.replace("_", " ")
             notes.append(f"without a ratio, {word}: {some(lost)}")
     found = [row.interval for row in compared.rows if row.ratio is not None]
     if None in found:
