@@ -201,7 +201,8 @@ def test_several_runs_beside_one():
         "b1", "fprop", "cpu:gemm", "1.00 ms", "1.000", "1.200", "0.900", "suspect",
     ]  # fmt: skip
     assert "run 2: a-rather-long-name-1.jsonl: × 1.095 (geometric mean); 1 suspect, 1 ok of 2 rows" in lines
-    assert table.best == [1]
+    assert table.alarming == [1]
+    assert "\x1b[1;31m" in render([table], "table", color=True)
 
 
 def test_several_runs_fit_with_long_names_and_verdicts():

@@ -49,6 +49,8 @@ class Table:
     """Notes that explain columns, with the keys of these: above the others, and only where one of its columns is."""
     best: Sequence[int] = field(default=())
     """Rows that stand out, such as the fastest of a case."""
+    alarming: Sequence[int] = field(default=())
+    """Rows that stand out because something is wrong with them."""
     breaks: Sequence[int] = field(default=())
     """Rows that begin a new block."""
 
@@ -68,6 +70,18 @@ class Table:
     def raw(self) -> list[Column]:
         """Columns of JSON and CSV."""
         return [column for column in self.columns if not column.text_only]
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` in `most` characters, an ellipsis in its middle where it is longer: names differ at their ends.
+
+    >>> shortened("measured_before_that_change", 11)
+    'measu…hange'
+    """
+    if len(text) <= most:
+        return text
+    end = max(1, (most - 1) // 2)
+    return f"{text[: max(1, most - 1 - end)]}…{text[-end:]}"
 
 
 def render(tables: Sequence[Table], output_format: str, *, width: int | None = None, color: bool = False) -> str:

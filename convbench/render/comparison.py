@@ -142,7 +142,7 @@ def comparison_table(compared: Compared, title: str = "", recipe: Recipe | None 
     return Table(
         key="comparison", title=title, columns=columns, rows=facts, notes=comparison_notes(compared, recipe),
         legend=() if compared.factor is None else LAUNCHED if compared.launches else STORED,
-        best=[i for i, row in enumerate(compared.rows) if row.verdict in GRAVE],
+        alarming=[i for i, row in enumerate(compared.rows) if row.verdict in GRAVE],
     )  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def series_table(baseline: str, runs: Sequence[tuple[str, Compared]]) -> Table:
     return Table(
         key="series", title=f"{len(runs)} runs beside {baseline}", columns=columns, rows=facts, notes=notes,
         legend=[(("ratio_1",), "run 1, run 2, …: ratio of the run's time to the baseline's")],
-        best=[i for i, fact in enumerate(facts) if fact["verdict"] in GRAVE],
+        alarming=[i for i, fact in enumerate(facts) if fact["verdict"] in GRAVE],
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def render_markdown(table: Table) -> str:
     lines.append("|" + "|".join("---:" if c.right else "---" for c in columns) + "|")
     for index, row in enumerate(table.rows):
         cells = [escape(table.cell(row, c)) for c in columns]
-        if index in table.best:
+        if index in {*table.best, *table.alarming}:
             cells = [f"**{cell}**" for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"- {escape(note)}" for note in table.notes)] if table.notes else []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 GAP = "   "
 LEAST = 32
 """Cells that a column whose text may be cut gets at least, or what its longest text needs."""
-BOLD, BOLD_GREEN = "1", "1;32"
+BOLD, BOLD_GREEN, BOLD_RED = "1", "1;32", "1;31"
 
 
 def render_table(table: Table, *, width: int | None = None, color: bool = False) -> str:
@@ -41,7 +41,8 @@ def render_table(table: Table, *, width: int | None = None, color: bool = False)
     lines += [styled(header, BOLD), "─" * _total(widths)]
     for index, row in enumerate(rows):
         lines += [""] if index in table.breaks else []
-        lines.append(styled(row, BOLD_GREEN) if index in table.best else row)
+        style = BOLD_GREEN if index in table.best else BOLD_RED if index in table.alarming else ""
+        lines.append(styled(row, style) if style else row)
     lines += table.notes_on(widths)
     left_out = sorted((c for c in columns if c.key not in widths), key=lambda column: -column.spare)
     shortened = [c for c in shown if widths[c.key] < natural[c.key]]

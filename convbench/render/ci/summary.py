@@ -53,7 +53,7 @@ def summary(facts: Facts) -> str:
     if worst:
         parts += [f"To measure {_line(worst.key.label())} again:", _code(facts.command(worst))]
     parts += [f"<details><summary>All {len(compared.rows)} rows</summary>",
-              _table(replace(table, best=()), range(len(compared.rows))), "</details>"]  # fmt: skip
+              _table(table, range(len(compared.rows))), "</details>"]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -62,7 +62,7 @@ def _table(table: Table, places: Sequence[int]) -> str:
     left_out = len(places) - MOST_ROWS
     notes = [f"and {left_out} more rows"] if left_out > 0 else []
     rows = [table.rows[place] for place in places[:MOST_ROWS]]
-    return render([replace(table, rows=rows, best=(), notes=notes)], "markdown").rstrip("\n")
+    return render([replace(table, rows=rows, alarming=(), notes=notes)], "markdown").rstrip("\n")
 
 
 def _line(text: str) -> str:
