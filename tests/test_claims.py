@@ -434,13 +434,33 @@ def test_few_rounds_are_said():
     assert "10 of 10 rows have fewer than 6 rounds, too few for an interval" in table("batch", 0, short).notes
 
 
-@pytest.mark.parametrize(("disturbed", "doubtful"), [(2, False), (3, True)])
-def test_disturbed_rows_are_said_where_they_are_many(disturbed, doubtful):
+BAD = tuple(Round(1, (Sample(1e-3, 1e-3, ("switched",)),)) for _ in range(7))
+LONGER, QUIETER = "with a longer --max-time", "on a quieter machine"
+
+
+@pytest.mark.parametrize(
+    ("few", "disturbed", "doubt"),
+    [
+        (0, 0, ""), (0, 2, ""), (2, 0, ""),
+        (0, 3, f"of 10 rows 3 disturbed; measure again {QUIETER}"),
+        (3, 0, f"of 10 rows 3 with fewer than 6 rounds; measure again {LONGER}"),
+        (2, 1, f"of 10 rows 2 with fewer than 6 rounds, 1 disturbed; measure again {LONGER}, {QUIETER}"),
+    ],
+)  # fmt: skip
+def test_a_conclusion_says_that_many_of_its_rows_are_doubtful(few, disturbed, doubt):
     whole = run("batch")
-    bad = tuple(Round(1, (Sample(1e-3, 1e-3, ("switched",)),)) for _ in range(7))
-    rows = [replace(r, rounds=bad) if i < disturbed else r for i, r in enumerate(whole.rows)]
-    conclusion = says("batch", replace(whole, rows=tuple(rows)))
-    assert ("(3 of 10 rows were disturbed: measure again" in conclusion) is doubtful
+    bad = [replace(r, rounds=r.rounds[:3]) for r in whole.rows[:few]]
+    bad += [replace(r, rounds=BAD) for r in whole.rows[few : few + disturbed]]
+    conclusion = says("batch", replace(whole, rows=(*bad, *whole.rows[few + disturbed :])))
+    assert conclusion.partition(". Doubtful: ")[2] == doubt
+
+
+@pytest.mark.parametrize("key", QUESTIONS)
+def test_every_claim_says_that_its_rows_have_too_few_rounds(key):
+    whole = run(key, phases=epilogue_phases)
+    whole = replace(whole, rows=tuple(replace(r, rounds=r.rounds[:1]) for r in whole.rows))
+    count = len(whole.rows)
+    assert f". Doubtful: of {count} rows {count} with fewer than 6 rounds; measure again {LONGER}" in says(key, whole)
 
 
 def test_ceilings_of_the_same_machine_stand_in():
@@ -462,6 +482,13 @@ def test_every_table_is_rendered(output_format):
         keys = [t.key for claim in claims for t in claim.tables]
         assert [*json.loads(text)] == ["claims", *keys]
         assert len({*keys}) == len(keys)
+
+
+def test_no_two_columns_of_a_table_have_the_same_header():
+    for claim in claims_from({key: [run(key, phases=epilogue_phases)] for key in QUESTIONS}):
+        for shown in claim.tables:
+            headers = [column.header for column in shown.shown()]
+            assert len({*headers}) == len(headers), shown.key
 
 
 def test_markdown_has_a_section_per_claim():

@@ -21,6 +21,7 @@ from convbench.render.plot.labels import Taken, along, label_point
 from convbench.render.plot.points import MOST_NUMBERED
 from convbench.render.plot.scene import DENSE, MOST_PANELS, Choice, make_scene, panels
 from convbench.render.plot.style import HATCHES, MARKERS, THEME, drawing
+from convbench.render.plot.terminal import terminal
 from convbench.roofline import Bound
 
 
@@ -317,6 +318,14 @@ def test_the_curve_of_bandwidth_has_its_levels_named():
         assert text.get_text().startswith(level.upper())
     boxes = [corners(text) for text in labelled(axes, "_.*-label")]
     assert all(apart(a, b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_the_curve_of_bandwidth_is_titled_by_the_machine():
+    scene = scene_of(row("a"))
+    for text in (picture(scene, "ceilings", ".svg").decode(), terminal(scene, "ceilings", 80, color=False)):
+        title = text.partition("<title>")[2] or text
+        assert title.startswith("Test CPU: bandwidth by size of the working set")
+        assert scene.title not in text
 
 
 # Files

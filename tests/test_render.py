@@ -754,8 +754,17 @@ def test_a_line_per_phase():
     assert text[1].split() == [
         "problem", "pass", "algorithm", "phase", "time", "share", "flops", "bytes", "Gflop/s", "GB/s"
     ]  # fmt: skip
-    assert text[-1].split()[3:] == ["product", "800", "µs", "80%", "4.00", "Mflop", "1.43", "MiB", "5.00", "1.88"]
+    assert text[-1].split()[3:] == ["product", "800", "µs", "80%", "4.00", "Mflop", "1.50", "MB", "5.00", "1.88"]
     assert [line.split()[3:6] for line in text[-2:]] == [["gather", "200", "µs"], ["product", "800", "µs"]]
+
+
+def test_figures_of_phases_give_way_on_a_narrow_terminal():
+    rows = [with_phases(replace(timed("conv1", "auto", 3e-4), resolved="winograd-7x3-3x3"), (1e-4, 2e-4))]
+    text = render([phases_table(run_of(*rows))], "table", width=80)
+    header = next(line for line in text.splitlines() if line.startswith("problem"))
+    assert header.split()[:6] == ["problem", "pass", "algorithm", "phase", "time", "share"]
+    assert "cpu:auto (winograd-7x3-3x3)" in text
+    assert max(map(len, text.splitlines()[1:-1])) <= 80
 
 
 def test_rows_whose_phases_do_not_add_up_are_noted():

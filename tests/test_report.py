@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from plots import CEILINGS, many, row, run_of
 
 from convbench.backends import Sample
+from convbench.claims import Claim
 from convbench.cli import main
 from convbench.cli.report import names
 from convbench.errors import printable
 from convbench.journal import read_run
 from convbench.placement import placed_rows
-from convbench.render import Column, Table
+from convbench.render import Column, Table, render
 from convbench.render.html import report_html, report_tables, table_html
 from convbench.render.html.facts import packed, page_facts
-from convbench.render.html.merge import merged, numbered
+from convbench.render.html.merge import brief, merged, numbered
 from convbench.render.results import rows_table
 from convbench.result import Status
 from convbench.timing import Round
@@ -263,13 +264,58 @@ def test_levels_of_memory_have_one_name_for_readers():
 
 def test_claims_come_first():
     table = Table(key="t", columns=[Column(key="a", header="A")], rows=[{"a": "evidence"}])
-
-    class Claim:
-        key, title, question, conclusion, tables = "k", "Who wins", "Which?", "This <b>one</b>.", (table,)
-
-    page = report_html({"a": run_of(row("a"))}, claims=[Claim])
+    claim = Claim(key="k", title="Who wins", question="Which?", conclusion="This <b>one</b>.", tables=(table,))
+    page = report_html({"a": run_of(row("a"))}, claims=[claim])
     assert page.index("Who wins") < page.index("evidence") < page.index('<section id="machines"')
     assert "This &lt;b&gt;one&lt;/b&gt;." in page
+
+
+def test_a_page_of_claims_is_titled_by_the_machines_and_not_by_its_suites():
+    here, there = run_of(row("a")), run_of(row("a"))
+    there.header["devices"]["cpu"]["machine"] = {"cpu_model": "Another CPU"}
+    claim = Claim(key="k", title="Who wins", question="Which?", conclusion="this one")
+    title = Page(report_html({"a": here, "b": here, "c": there}, claims=[claim])).texts["h1"]
+    assert title == [f"The talk's claims: {here.header['devices']['cpu']['machine']['cpu_model']}, Another CPU"]
+
+
+def test_commands_in_notes_are_code_and_nothing_else_is():
+    note = "see `show --by bound`, not `<b>` or `A`"
+    page = Page(table_html(Table(key="t", columns=[Column(key="a", header="a")], rows=[], notes=[note])))
+    assert page.texts["code"] == ["show --by bound"]
+    assert page.count("b") == 0
+    assert "`" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", report_html({"a": run_of(row("a"))}),
+                             flags=re.DOTALL)  # fmt: skip
+
+
+def test_long_names_of_runs_are_cut_in_tables_and_whole_in_their_titles():
+    names = ["measured_before_that_change", "measured_before_this_change"]
+    cells = [attributes for tag, attributes in Page(report_html({name: run_of(row("a")) for name in names})).elements
+             if tag == "td" and attributes.get("title")]  # fmt: skip
+    assert {cell["title"] for cell in cells} == {*names}
+
+
+@given(st.lists(st.text("ab", max_size=40).map("measured".__add__), min_size=1, max_size=5, unique=True))
+def test_short_names_are_as_different_as_the_names(names):
+    short = brief(names, 12)
+    assert [*short] == names
+    assert len({*short.values()}) == len(names)
+    if len(names) == 1:
+        assert len(short[names[0]]) <= 12
+
+
+def test_what_names_begin_with_alike_gives_way():
+    assert brief(["measured_before_that_change_of_flags", "measured_before_this_change_of_flags"]) == {
+        "measured_before_that_change_of_flags": "mea…at_ch…of_flags",
+        "measured_before_this_change_of_flags": "mea…is_ch…of_flags",
+    }
+    assert brief(["before", "after"]) == {"before": "before", "after": "after"}
+
+
+def test_a_download_has_the_columns_of_the_csv():
+    runs = {"a": run_of(*many(2, "gemm", "fft"))}
+    facts = facts_of(runs)
+    assert facts["export"] == render([report_tables(runs)["rows"]], "csv").splitlines()[0].split(",")
+    assert {*facts["export"]} <= {*facts["rows"]["columns"]}
 
 
 # The command
@@ -296,7 +342,7 @@ def test_runs_of_all_schemas_and_an_empty_one_make_a_page():
     result = report(*runs, "empty.jsonl", "-o", "all.html")
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
-    assert re.fullmatch(r"all\.html: \d+ rows, \d\.\d MB\n", result.stderr)
+    assert re.fullmatch(r"all\.html: \d+ rows, (\d{3} k|\d\.\d\d M)B\n", result.stderr)
     page = Path("all.html").read_text()
     assert page.startswith("<!doctype html>")
     assert all(f"<b>{path.stem}</b>" in page for path in runs)

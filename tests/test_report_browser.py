@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from plots import many, row, run_of
 
+from convbench.backends import Sample
 from convbench.placement import placed_rows
-from convbench.render.html import charts_missing, report_html
+from convbench.render import render
+from convbench.render.html import charts_missing, report_html, report_tables
+from convbench.render.results import rows_table
 from convbench.result import Status
+from convbench.timing import Round
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 expect = playwright.expect
@@ -138,6 +142,21 @@ def test_layers_are_found_by_a_part_of_their_name(opened):
     page.locator("#filters [name=problem]").fill("nothing like it")
     page.locator("#speedups-absent").wait_for(state="visible")
     assert page.locator("#table tbody tr").count() == 0
+    for section in ("rows", "phases", "speedups"):
+        expect(page.locator(f"#{section}-absent")).to_have_text("The filters leave no row.")
+    page.locator("#filters button[type=reset]").click()
+    expect(page.locator("#rows-absent")).to_be_hidden()
+    expect(page.locator("#table")).to_be_visible()
+
+
+def test_what_a_filter_leaves_without_phases_is_not_called_unmeasured(opened):
+    page = opened({"a": run_of(row("with", phases=PHASES), row("without"))})
+    page.locator("#filters [name=problem]").fill("without")
+    expect(page.locator("#phases-absent")).to_have_text("No row that the filters leave has phases.")
+    none = opened({"a": run_of(row("without"))})
+    text = "No phases were measured: convbench run --phases measures them."
+    expect(none.locator("#phases-absent")).to_have_text(text)
+    assert none.locator("#phases-absent code").inner_text() == "convbench run --phases"
 
 
 def test_sorting_goes_both_ways_by_value_with_absent_ones_last(opened):
@@ -170,7 +189,7 @@ def test_downloads_hold_the_rows_that_the_filters_leave(opened):
         page.locator("#csv").click()
     lines = Path(waiting.value.path()).read_text().splitlines()
     assert len(lines) == 9
-    assert lines[0].startswith("run,suite,problem,shape,pass")
+    assert lines[0] == render([report_tables({"a": run()})["rows"]], "csv").splitlines()[0]
 
 
 def test_speedups_are_over_the_chosen_baseline(opened):
@@ -189,6 +208,45 @@ def test_before_and_after_share_a_page(opened):
     page.locator("#filters [name=run]").select_option("after")
     expect(page.locator(POINTS)).to_have_count(4)
     assert set(shown(page, "run")) == {"after"}
+    page.locator("#table tbody button").nth(0).press("Enter")
+    details = page.locator("aside.detail dl")
+    expect(details.locator("dt").first).to_have_text("run")
+    expect(details.locator("dd").first).to_have_text("after")
+
+
+def test_intervals_say_both_of_their_ends(opened):
+    whole = row("a")
+    wide = replace(whole, rounds=tuple(Round(1, (Sample(t, t),)) for t in (1e-3,) * 5 + (1.5e-3,) * 2))
+    (text,) = shown(opened({"a": run_of(wide)}), "interval")
+    (fact,) = rows_table(run_of(wide)).rows
+    low, high = (abs(end) for end in fact["interval"])
+    assert low != high
+    column = next(column for column in rows_table(run_of(wide)).columns if column.key == "interval")
+    assert text == column.show(fact["interval"])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_point_lies_on_the_name_of_a_roof(opened, width):
+    rows = [row(f"a{place}", channels=2 + 2 * place, seconds=2e-4 * (1 + place)) for place in range(6)]
+    page = opened({"a": run_of(*rows)}, width=width)
+    box = "found => found.map((one) => one.getBoundingClientRect()).map((at) => [at.left, at.top, at.right, at.bottom])"
+    names = page.locator("#roofline-chart .mark-text.role-mark text").evaluate_all(box)
+    points = page.locator(POINTS).evaluate_all(box)
+    assert len(names) == 4
+    for left, top, right, bottom in names:
+        assert not [at for at in points if at[0] < right and at[2] > left and at[1] < bottom and at[3] > top]
+
+
+def test_a_table_that_goes_on_to_the_right_has_a_shadow_there(opened):
+    names = ["measured_before_that_change", "measured_before_this_change"]
+    page = opened({name: run() for name in names})
+    assert page.evaluate("document.querySelector('#rows .scroll').scrollWidth > 1200")
+    assert (
+        page.locator("#rows .scroll").evaluate("box => getComputedStyle(box).backgroundAttachment").count("local") == 2
+    )
+    cell = page.locator("#table tbody td").first
+    assert cell.get_attribute("title") in names
+    assert cell.bounding_box()["width"] < 180
 
 
 def test_each_machine_has_its_roofline(opened):
@@ -222,21 +280,21 @@ def test_phases_of_one_kind_share_a_colour_and_no_others_do(opened, scheme):
     assert "phase transform dy" in page.locator("aside.detail").inner_text()
 
 
-def test_more_kinds_than_colours_leave_the_smallest_as_others(opened):
+def test_more_kinds_than_colours_leave_the_smallest_as_other(opened):
     phases = {f"phase{place}": 1e-4 * place for place in range(1, 13)}
     page = opened({"a": run_of(row("a", phases=phases))})
     texts = page.locator("#phases-chart .role-legend-label text").all_text_contents()
-    assert texts == [*(f"phase{place}" for place in range(6, 13)), "others"]
+    assert texts == [*(f"phase{place}" for place in range(6, 13)), "other"]
     found = fills(page, BARS)
     assert len({*found[:5]}) == 1  # the five smallest
     assert len({*found}) == 8
 
 
-def test_more_algorithms_than_colours_leave_the_rarest_as_others(opened):
+def test_more_algorithms_than_colours_leave_the_rarest_as_other(opened):
     often = many(2, *(f"algorithm{place}" for place in range(7)))
     page = opened({"a": run_of(*often, row("b", "rare"), row("c", "rarer"))})
     texts = page.locator("#roofline-chart .role-legend-label text").all_text_contents()
-    assert texts[:8] == [*(f"cpu:algorithm{place}" for place in range(7)), "others"]
+    assert texts[:8] == [*(f"cpu:algorithm{place}" for place in range(7)), "other"]
 
 
 def test_shapes_are_the_bounds_of_the_rows(opened):

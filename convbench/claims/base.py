@@ -12,7 +12,7 @@ from convbench.errors import InputError
 from convbench.placement import placed_row, run_ceilings
 from convbench.render import Column, Table
 from convbench.result import WARM, Remark
-from convbench.units import format_time, significant
+from convbench.units import counted, format_time, significant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 DOUBTFUL = 0.25
-"""Share of disturbed rows from which a conclusion says so."""
+"""Share of rows that were disturbed, or have too few rounds, from which a conclusion says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,11 +203,6 @@ def percent(share: float) -> str:
     return f"{significant(100 * share)} %"
 
 
-def counted(count: int, what: str) -> str:
-    """The count and what it counts: "1 layer", "2 layers"."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def span(values: Sequence[float]) -> str:
     """The smallest and the largest of several ratios, in parentheses; nothing for one."""
     return f" ({times(min(values))} to {times(max(values))})" if len(values) > 1 else ""
@@ -228,12 +223,18 @@ def caveats(found: Sequence[Series]) -> list[str]:
 
 
 def doubt(runs: Sequence[Run], suite: str) -> str:
-    """What a conclusion should be read with: that many of its rows were disturbed; "" where few were."""
-    rows = [row for run in runs for row in run.rows if row.key.case.suite == suite and row.time_s]
-    disturbed = sum(Remark.DISTURBED in row.remarks for row in rows)
-    if disturbed < DOUBTFUL * len(rows) or not disturbed:
+    """What a conclusion should be read with: how many of its rows were disturbed or short; "" where few were."""
+    remarks = [row.remarks for run in runs for row in run.rows
+               if row.key.case.suite == suite and row.key.cache == WARM and row.time_s]  # fmt: skip
+    few, disturbed = (sum(kind in of for of in remarks) for kind in (Remark.FEW_ROUNDS, Remark.DISTURBED))
+    either = sum(bool({Remark.FEW_ROUNDS, Remark.DISTURBED} & {*of}) for of in remarks)
+    if either < DOUBTFUL * len(remarks) or not either:
         return ""
-    return f" ({disturbed} of {len(rows)} rows were disturbed: measure again on a quieter machine)"
+    total = counted(len(remarks), "row")
+    said = [f"{few} with fewer than 6 rounds"] if few else []
+    said += [f"{disturbed} disturbed"] if disturbed else []
+    how = ["with a longer --max-time"] * bool(few) + ["on a quieter machine"] * bool(disturbed)
+    return f". Doubtful: of {total} {', '.join(said)}; measure again {', '.join(how)}"
 
 
 def busy(where: Sequence[Place]) -> list[str]:

@@ -11,7 +11,6 @@ from convbench.claims.base import (
     Series,
     all_series,
     caveats,
-    counted,
     middle,
     percent,
     placed,
@@ -26,7 +25,7 @@ from convbench.claims.base import (
 from convbench.errors import InputError
 from convbench.render import Column, Table
 from convbench.roofline import Bound, ridge_point
-from convbench.units import format_si, format_time, significant
+from convbench.units import counted, format_si, format_time, significant
 from convbench.work import compulsory_bytes, no_reuse_bytes, nominal_flops, nominal_macs, nominal_work
 
 if TYPE_CHECKING:

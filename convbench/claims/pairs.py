@@ -13,7 +13,6 @@ from convbench.claims.base import (
     Series,
     all_series,
     caveats,
-    counted,
     groups,
     mean,
     over,
@@ -30,7 +29,7 @@ from convbench.claims.base import (
 )
 from convbench.problem import Dtype, Epilogue, Layout, MathMode
 from convbench.render import Column, Table
-from convbench.units import significant
+from convbench.units import counted, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,10 +66,11 @@ def batch(runs: Sequence[Run]) -> Answer:
                            f"of batch {few}{over(ratios, 'layer')}{span(ratios)}")  # fmt: skip
     if not facts:
         raise Missing("no layer of talk-batch has a time at two batches")
+    few, many = facts[0]["few"], facts[0]["many"]
     columns = [
-        *text_columns("series", "layer"), time_column("few_s", f"an image at batch {facts[0]['few']}"),
-        time_column("many_s", f"at batch {facts[0]['many']}"), rate_column("few_flop_per_s", "Gflop/s eff.", 1),
-        rate_column("many_flop_per_s", "Gflop/s eff.", 1), ratio_column("ratio", "rate"),
+        *text_columns("series", "layer"), time_column("few_s", f"an image at batch {few}"),
+        time_column("many_s", f"at batch {many}"), rate_column("few_flop_per_s", f"Gflop/s eff. at {few}", 1),
+        rate_column("many_flop_per_s", f"at {many}", 1), ratio_column("ratio", "rate"),
         Column(key="few", header="few", hidden=True), Column(key="many", header="many", hidden=True),
     ]  # fmt: skip
     return "; ".join(clauses), (Table(key="batch", columns=columns, rows=facts, notes=caveats(found)),)
@@ -138,8 +138,8 @@ def epilogue(runs: Sequence[Run]) -> Answer:
     ]  # fmt: skip
     columns = [
         *text_columns("series", "layer"), time_column("none_s", "none"), time_column("fused_s", "bias+relu"),
-        Column(key="added", header="adds", show=percent, right=True), time_column("apart_s", "apart"),
-        Column(key="apart", header="adds", show=percent, right=True), time_column("least_s", "at least"),
+        Column(key="added", header="bias+relu adds", show=percent, right=True), time_column("apart_s", "apart"),
+        Column(key="apart", header="apart adds", show=percent, right=True), time_column("least_s", "at least"),
         ratio_column("ratio", "one call / apart"),
     ]  # fmt: skip
     return "; ".join(clauses), (Table(key="epilogue", columns=columns, rows=facts, notes=notes),)

@@ -10,7 +10,6 @@ from convbench.claims.base import (
     Series,
     all_series,
     caveats,
-    counted,
     mean,
     middle,
     over,
@@ -25,7 +24,7 @@ from convbench.claims.base import (
 )
 from convbench.problem import Layout
 from convbench.render import Column, Table
-from convbench.units import format_si, format_time, significant
+from convbench.units import counted, format_si, format_time, significant
 from convbench.work import nominal_flops
 
 if TYPE_CHECKING:

@@ -28,19 +28,18 @@ def write_output(path: Path, content: bytes) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    temporary = None
-    path = path.resolve()
+    temporary, target = None, path.resolve()
     try:
-        if path.exists() and not os.access(path, os.W_OK):
+        if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")  # noqa: TRY301
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             temporary = Path(file.name)
             file.write(content)
         umask = os.umask(0)
         os.umask(umask)
         # A temporary file is its owner's alone.
-        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
-        temporary.replace(path)
+        temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask)
+        temporary.replace(target)
     except BaseException as error:
         if temporary:
             temporary.unlink(missing_ok=True)

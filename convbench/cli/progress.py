@@ -7,10 +7,28 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from convbench.render import shortened
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from convbench.result import RowKey
     from convbench.tasks import Task
+
+
+DOING = 6
+"""Letters of the longest of what is done: "verify"."""
+LEAST = 8
+"""Letters that a case keeps on the narrowest terminal."""
+FIGURES = len("100% 0:00:00 left 0:00:00") + len("  ")
+"""Columns beside the description and the bar, and gaps."""
+
+
+def described(doing: str, key: RowKey, room: int) -> str:
+    """What is done to which row in `room` columns: a case is shortened in its middle, the algorithm never."""
+    case = key.case.label()
+    algorithm = key.label().removeprefix(case)
+    return f"{doing:{DOING}} {shortened(case, max(LEAST, room - DOING - 1 - len(algorithm)))}{algorithm}"
 
 
 @contextmanager
@@ -31,12 +49,14 @@ def progress(todo: list[Task], quiet: bool) -> Iterator[Any]:
 
     from convbench.backends import AUTO
 
-    names = {task.index: task.key.label() for task in todo}
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    keys = {task.index: task.key for task in todo}
+    console = Console(stderr=True)
+    bar = console.width // 8
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar), TaskProgressColumn(),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     done: dict[tuple[str, int], float] = {}
     # Redrawn by our own calls between measurements, never by a thread beside one.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as drawing:
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as drawing:
         able = sum(task.candidate.reason is None for task in todo)
         asked = {"tune": sum(task.key.algorithm == AUTO for task in todo), "verify": able, "time": able}
         bars = {doing: drawing.add_task(doing, total=total, visible=doing != "tune")
@@ -47,8 +67,8 @@ def progress(todo: list[Task], quiet: bool) -> Iterator[Any]:
             nonlocal drawn
             done[event.doing, event.index] = event.share if event.doing == "time" else 1.0
             completed = sum(share for (doing, _), share in done.items() if doing == event.doing)
-            drawing.update(bars[event.doing], completed=completed, visible=True,
-                            description=f"{event.doing:6} {names[event.index]}")  # fmt: skip
+            text = described(event.doing, keys[event.index], console.width - bar - FIGURES)
+            drawing.update(bars[event.doing], completed=completed, visible=True, description=text)
             if time.perf_counter() - drawn > 0.5:
                 drawing.refresh()
                 drawn = time.perf_counter()

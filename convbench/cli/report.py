@@ -9,6 +9,7 @@ import click
 
 from convbench.cli.output import check_output, write_output
 from convbench.errors import InputError
+from convbench.units import counted, format_si
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ def command(runs: tuple[Path, ...], output: Path | None, output_format: str, for
     data = content.encode()
     write_output(output, data)
     rows = sum(len(run.rows) for run in found.values())
-    click.echo(f"{output}: {rows} rows, {len(data) / 1e6:.1f} MB", err=True)
+    click.echo(f"{output}: {counted(rows, 'row')}, {format_si(len(data), 'B')}", err=True)
 
 
 def names(paths: Sequence[Path]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from convbench.errors import printable
 from convbench.problem import ConvPass
 from convbench.render import Column, Table
 from convbench.roofline import CACHE_LEVELS
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 SHOWN = ("value", "minimum", "maximum", "datasheet")
 """Figures that have a unit."""
+
+
+def device_name(machine: Mapping[str, Any]) -> str:
+    """What a machine is called: its GPU, else its processor."""
+    name = machine.get("gpu_name") or machine.get("cpu_model") or machine.get("arch") or "unknown machine"
+    return printable(str(name))
 
 
 def identity_table(device: str, machine: Machine) -> Table:

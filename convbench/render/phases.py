@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.render import Column, Table
 from convbench.result import WARM
-from convbench.units import format_bytes, format_si, format_time, significant
+from convbench.units import format_si, format_time, significant
 
 if TYPE_CHECKING:
     from convbench.result import Row, Run
@@ -32,11 +32,12 @@ def phases_table(run: Run) -> Table | None:
         Column(key="cache", header="cache", hidden=not cold), Column(key="algorithm", header="algorithm", cut=True),
         Column(key="phase", header="phase"), Column(key="time_s", header="time", show=format_time, right=True),
         Column(key="share", header="share", show=lambda v: f"{100 * v:.0f}%", right=True),
-        Column(key="flops", header="flops", show=lambda v: format_si(v, "flop"), right=True, spare=2),
-        Column(key="traffic_bytes", header="bytes", show=format_bytes, right=True, spare=1),
-        Column(key="flop_per_s", header="Gflop/s", show=lambda v: significant(v / 1e9), right=True),
+        Column(key="flops", header="flops", show=lambda v: format_si(v, "flop"), right=True, spare=3),
+        Column(key="traffic_bytes", header="bytes", show=lambda v: format_si(v, "B"), right=True, spare=2),
+        Column(key="flop_per_s", header="Gflop/s", show=lambda v: significant(v / 1e9), right=True,
+               spare=1),
         Column(key="bytes_per_s", header="GB/s", show=lambda v: significant(v / 1e9), right=True,
-               spare=3),
+               spare=4),
     ]  # fmt: skip
     breaks = [i for i, fact in enumerate(facts) if i and fact["first"]]
     for fact in facts:

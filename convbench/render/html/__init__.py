@@ -22,8 +22,9 @@ from convbench.errors import InputError
 from convbench.render.bounds import percent
 from convbench.render.html.facts import page_facts
 from convbench.render.html.machines import machines_html
-from convbench.render.html.merge import merged, numbered
-from convbench.render.html.tables import ceilings_of, gaps_table, table_html, text_html
+from convbench.render.html.merge import brief, merged, numbered
+from convbench.render.html.tables import ceilings_of, gaps_table, prose_html, table_html, text_html
+from convbench.render.machine import device_name
 from convbench.render.phases import phases_table
 from convbench.render.results import MARKS, backends_table, rows_table, totals_table
 from convbench.result import Remark
@@ -70,14 +71,14 @@ def report_html(runs: Mapping[str, Run], claims: Sequence[Claim] = ()) -> str:
     summary = [tables[key] for key in ("totals", "backends", "gaps") if key in tables and tables[key].rows]
     parts = {
         "policy": f"script-src {_hash(charts)} {_hash(script)}",
-        "title": text_html(_title(runs)),
+        "title": text_html(_title(runs, claims)),
         "version": text_html(__version__),
         "style": _asset("page.css"),
         "links": "".join(f'<a href="#claim-{text_html(of.key)}">{text_html(of.title)}</a> ' for of in claims),
         "claims": "".join(map(_claim, claims)),
         "machines": machines_html(runs),
-        "summary": _said([*runs], rows, winners) + "".join(map(table_html, summary)),
-        "notes": "".join(f"<li>{text_html(note)}</li>" for note in rows.notes),
+        "summary": _said([*runs], rows, winners) + "".join(table_html(table, brief([*runs])) for table in summary),
+        "notes": "".join(f"<li>{prose_html(note)}</li>" for note in rows.notes),
         "facts": _embedded(page_facts(runs, rows)),
         "charts": charts,
         "script": script,
@@ -101,10 +102,17 @@ def _merged_known(make: Callable[[Run], Table | None], runs: Mapping[str, Run]) 
     return merged(known) if known else None
 
 
-def _title(runs: Mapping[str, Run]) -> str:
+def _title(runs: Mapping[str, Run], claims: Sequence[Claim]) -> str:
+    if claims:
+        devices = [device for run in runs.values() for device in run.header["devices"].values()]
+        return f"The talk's claims: {_listed([device_name(device['machine']) for device in devices])}"
     suites = [suite for run in runs.values() for suite in run.header["suites"]]
-    titles = [*dict.fromkeys(str(suite.get("title") or suite["name"]) for suite in suites)] or ["no suite"]
-    return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")
+    return _listed([str(suite.get("title") or suite["name"]) for suite in suites] or ["no suite"])
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = [*dict.fromkeys(names)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _said(names: Sequence[str], rows: Table, winners: Table) -> str:
@@ -144,7 +152,7 @@ def _noise(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _claim(claim: Claim) -> str:
     tables = "".join(map(table_html, claim.tables))
-    title, question, conclusion = map(text_html, (claim.title, claim.question, claim.conclusion))
+    title, question, conclusion = map(prose_html, (claim.title, claim.question, claim.conclusion))
     return (
         f'<section class="claim" id="claim-{text_html(claim.key)}"><h2>{title}</h2><p class="question">{question}</p>'
         f'<p class="conclusion">{conclusion}</p>{tables}</section>'

@@ -1,10 +1,10 @@
 // Charts: specifications for Vega-Lite, made anew when filters or colours change
 
 const MOST_BARS = 30, NEAR = 20; // rows with phases; pixels
-const OTHERS = "others";
+const OTHER = "other";
 // The shapes of `convbench plot`; a row has no bound where its own run has no ceilings for it.
 const SHAPES = { "compute-bound": "circle", "bandwidth-bound": "square", "latency-bound": "triangle-up", "bound not known": "diamond" };
-// Okabe and Ito's palette, which colour-blind readers can tell apart, lighter on dark ground; the last is for others.
+// Okabe and Ito's palette, which colour-blind readers can tell apart, lighter on dark ground; the last is for what has none.
 const light = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a400", "#7f7f7f"];
 const dark = ["#56b4e9", "#e69f00", "#2bd9a0", "#e59ac4", "#f0784a", "#3d8fd1", "#f0e442", "#a0a0a0"];
 
@@ -41,11 +41,11 @@ function tip(_handler, event, _item, value) {
 }
 
 async function chart(name, spec) {
-  const box = $(`#${name}-chart`), absent = $(`#${name}-absent`);
+  const box = $(`#${name}-chart`);
   views[name]?.finalize();
   delete views[name];
   box.hidden = !spec;
-  absent.hidden = Boolean(spec);
+  $(`#${name}-absent`).hidden = Boolean(spec);
   if (!spec) return;
   const { view } = await vegaEmbed(box, { width: "container", autosize: { type: "fit-x", contains: "padding" }, ...spec }, {
     ast: true, config: config(), tooltip: tip, downloadFileName: `convbench-${name}`,
@@ -75,23 +75,23 @@ function logDomain(values) {
   return [10 ** (Math.log10(Math.min(...values)) - 0.15), 10 ** (Math.log10(Math.max(...values)) + 0.15)];
 }
 
-// What a colour stands for. No two things share one: where there are more than colours, those of least weight are others.
+// What a colour stands for. No two things share one: where there are more than colours, those of least weight are "other".
 function few(weighed) {
   const weights = new Map();
   for (const [name, weight] of weighed) weights.set(name, (weights.get(name) ?? 0) + weight);
   const names = [...weights.keys()];
   if (names.length <= light.length) return names;
   const most = names.toSorted((a, b) => weights.get(b) - weights.get(a)).slice(0, light.length - 1);
-  return [...names.filter((name) => most.includes(name)), OTHERS];
+  return [...names.filter((name) => most.includes(name)), OTHER];
 }
 const called = allSeries.length > light.length ? short : series; // runs of many suites: hover says which
 const hues = few(rows.map((row) => [called(row), 1]));
-const hue = (row) => (hues.includes(called(row)) ? called(row) : OTHERS);
+const hue = (row) => (hues.includes(called(row)) ? called(row) : OTHER);
 const sense = (phase) => phase.split(" ")[0]; // "transform x" and "transform w" lie side by side, and have one colour
 const senses = few(Object.values(facts.phases).flat().map(([phase, seconds]) => [sense(phase), seconds]));
 function colors(names, present) { // a name keeps its colour whatever is filtered
   const palette = isDark() ? dark : light, domain = names.filter((name) => present.has(name));
-  return { domain, range: domain.map((name) => palette[name === OTHERS ? palette.length - 1 : names.indexOf(name)]) };
+  return { domain, range: domain.map((name) => palette[name === OTHER ? palette.length - 1 : names.indexOf(name)]) };
 }
 function legend(chart, names) { // as many columns as there is room for
   const longest = Math.max(...names.map((name) => name.length));
@@ -99,14 +99,32 @@ function legend(chart, names) { // as many columns as there is room for
 }
 const spread = (values) => values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
 
+// The name of each slope, below it: as far left as no mark, slope or other name is in its way.
+function slopeNames(levels, most, marks, { left, right, low, high, lines }) {
+  const letters = (count) => (right / left) ** (6.5 * count / Math.max(200, $("#roofline-chart").clientWidth - 70));
+  const found = [];
+  for (const [level, width] of levels.toSorted(([, a], [, b]) => b - a)) {
+    const text = `${show.level(level)} ${scaled(width, COUNTS)}B/s`, start = Math.max(left, low * lines(1.4) / width) * 1.02;
+    const last = Math.min(most / width, right / letters(text.length)), step = lines(0.5);
+    const box = (x, y) => ({ x, y, text, align: "left", right: x * letters(text.length + 1), bottom: y / lines(1.2) });
+    const crowded = ({ x, y, right: end, bottom }) => marks.filter(([mx, my]) => mx > x / letters(1) && mx < end * letters(1) && my < y * lines(0.4) && my > bottom / lines(0.4)).length
+      + found.filter((other) => other.x < end && x < other.right && other.bottom < y && bottom < other.y).length
+      + levels.filter(([, other]) => other < width && x * other < y && end * other > bottom).length;
+    const boxes = [];
+    for (let x = start; x <= Math.max(start, last); x *= step) boxes.push(box(x, Math.min(x * width, high)));
+    const counts = boxes.map(crowded), least = Math.min(...counts);
+    found.push(boxes[counts.indexOf(least)]);
+  }
+  return found;
+}
+
 function roofline() {
   const index = Number(tools("machine").value || -1), machine = facts.machines[index];
   const here = rows.filter((row) => row.machine === index && rate(row) && intensity(row));
   if (!machine?.ceilings_of || !here.length) {
-    $("#roofline-absent").textContent = !machine?.ceilings_of
-      ? "No ceilings were measured on this machine, so there is no roofline. Measure them, then run again."
-      : "No row with a time, flops and bytes was measured on this machine, so there is no roofline.";
-    return null;
+    return absent("roofline", machine?.ceilings_of
+      ? "No row with a time, flops and bytes was measured on this machine, so there is no roofline."
+      : "No ceilings were measured on this machine, so there is no roofline: `convbench machine --measure` measures them, then run again.");
   }
   const modes = Object.entries(machine.compute).filter(([mode]) => here.some((row) => row.math_mode === mode));
   const peaks = modes.length ? modes : Object.entries(machine.compute), levels = Object.entries(machine.bandwidth);
@@ -125,12 +143,8 @@ function roofline() {
     roofs.push({ roof: mode, x: levels.length ? peak / widest : left, y: peak }, { roof: mode, x: right, y: peak });
     names.push({ x: right, y: peak, align: "right", text: `${mode} ${scaled(peak, COUNTS)}flop/s` });
   }
-  let free = Infinity; // below the label above
-  for (const [level, width] of levels.toSorted(([, a], [, b]) => b - a)) {
-    const start = Math.max(left, low * lines(1.4) / width) * 1.02, top = Math.min(start * width, free);
-    names.push({ x: start, y: top, align: "left", text: `${show.level(level)} ${scaled(width, COUNTS)}B/s` });
-    free = top / lines(1);
-  }
+  const marks = here.flatMap((row) => [rate(row), row.effective_flop_per_s].map((y) => [intensity(row), y]));
+  names.push(...slopeNames(levels, most, marks, { left, right, low, high, lines }));
   const bound = (row) => (row.bound ? `${row.bound}-bound` : "bound not known"), bounds = new Set(here.map(bound));
   const points = chosen.filter((row) => row.machine === index && rate(row) && intensity(row))
     .map((row) => ({ i: row.i, x: intensity(row), y: rate(row), hue: hue(row), bound: bound(row) }));
@@ -169,15 +183,18 @@ function roofline() {
 }
 
 // An axis whose labels have so many lines, around their tick.
-const inLines = (between, count) => ({ labelLimit: isNarrow() ? 190 : 420, labelOffset: -7 * (count - 1), labelExpr: `split(datum.label, '${between}')` });
+const inLines = (between, count) => ({ labelLimit: isNarrow() ? 170 : 420, labelOffset: -7 * (count - 1), labelExpr: `split(datum.label, '${between}')` });
 
 function phases() {
   const total = (row) => facts.phases[row.i].reduce((sum, [, seconds]) => sum + seconds, 0);
   const measured = chosen.filter((row) => facts.phases[row.i] && row.time_s !== null)
     .sort((a, b) => total(b) - total(a)).slice(0, MOST_BARS);
-  if (!measured.length) return null;
+  if (!measured.length) {
+    return absent("phases", Object.keys(facts.phases).length ? "No row that the filters leave has phases."
+      : "No phases were measured: `convbench run --phases` measures them.");
+  }
   const [scale, unit] = TIMES.find(([least]) => total(measured[0]) >= least) ?? TIMES.at(-1);
-  const labels = barLabels(measured), lines = labels.get(measured[0]).split("\n").length, shownAs = (phase) => (senses.includes(sense(phase)) ? sense(phase) : OTHERS);
+  const labels = barLabels(measured), lines = labels.get(measured[0]).split("\n").length, shownAs = (phase) => (senses.includes(sense(phase)) ? sense(phase) : OTHER);
   const bars = measured.flatMap((row) => facts.phases[row.i].map(([phase, seconds], place) => ({
     i: row.i, row: labels.get(row), phase: shownAs(phase), place, time: seconds / scale, tip: [["phase", phase], ["takes", show.time(seconds)]],
   })));
@@ -213,15 +230,20 @@ function speedups() {
   for (const row of chosen) if (row.time_s !== null && series(row) === base) times.set(row.case, row.time_s);
   const ticks = chosen.filter((row) => row.time_s && times.get(row.case) && series(row) !== base)
     .map((row) => ({ i: row.i, series: series(row), hue: hue(row), ratio: times.get(row.case) / row.time_s }));
-  if (!ticks.length) return null;
+  if (!ticks.length) {
+    return absent("speedups", "There is nothing to compare: two algorithms, or two runs, with times for the same case are needed"
+      + (chosen.length < rows.length ? " among the rows that the filters leave." : "."));
+  }
+  const faster = (count, all) => `${isNarrow() ? "" : "faster in "}${count} of ${all}`;
   const means = Object.entries(Object.groupBy(ticks, (tick) => tick.series)).map(([name, of]) => {
     const mean = Math.exp(of.reduce((sum, tick) => sum + Math.log(tick.ratio), 0) / of.length);
-    return { series: name, ratio: mean, text: `${show.times(mean)}, faster in ${of.filter((tick) => tick.ratio > 1).length} of ${of.length}` };
+    return { series: name, ratio: mean, one: 1, text: `${show.times(mean)}, ${faster(of.filter((tick) => tick.ratio > 1).length, of.length)}` };
   });
   const domain = logDomain(spread([1, ...ticks.map((tick) => tick.ratio)]));
+  const beside = domain[0] * domain[1] > 1 ? { align: "left", dx: 6 } : { align: "right", dx: -6 }; // the line, where there is more room
   for (const tick of ticks) tick.tip = [["speed-up", show.times(tick.ratio)]];
   const y = { field: "series", type: "nominal", title: null, sort: allSeries, axis: isNarrow() && varying.includes("run") ? inLines(" · ", 2) : inLines("\\n", 1) };
-  const x = { field: "ratio", type: "quantitative", scale: { type: "log", domain, nice: false }, title: isNarrow() ? "times faster" : `times faster than ${base}`, axis: { format: "~r", labelOverlap: true } };
+  const x = { field: "ratio", type: "quantitative", scale: { type: "log", domain, nice: false }, title: isNarrow() ? "times as fast" : `times as fast as ${base}`, axis: { format: "~r", labelOverlap: true } };
   return {
     height: 56 * means.length,
     layer: [
@@ -229,7 +251,7 @@ function speedups() {
       { data: { values: ticks }, mark: { type: "tick", thickness: 2, size: 22, opacity: 0.55, cursor: "pointer", tooltip: { content: "data" } },
         encoding: { x, y, color: { field: "hue", type: "nominal", legend: null, scale: colors(hues, new Set(hues)) } } },
       { data: { values: means }, mark: { type: "point", shape: "diamond", filled: true, size: 110, opacity: 1, color: color("text"), tooltip: null }, encoding: { x, y } },
-      { data: { values: means }, mark: { type: "text", align: "left", dy: -19, fontSize: 12, color: color("text"), tooltip: null }, encoding: { x: { value: 4 }, y, text: { field: "text" } } },
+      { data: { values: means }, mark: { type: "text", ...beside, dy: -19, fontSize: 12, color: color("text"), tooltip: null }, encoding: { x: { ...x, field: "one" }, y, text: { field: "text" } } },
     ],
   };
 }

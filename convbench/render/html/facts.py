@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.errors import InputError, printable
 from convbench.placement import run_ceilings
+from convbench.render.html.merge import brief
+from convbench.render.machine import device_name
 from convbench.render.results import MARKS
 from convbench.result import Remark
 from convbench.work import nominal_work
@@ -24,8 +26,9 @@ TEXT_ONLY = ("interval", "disturbed", "shown_time", "family", "shown_bound", "sh
 def page_facts(runs: Mapping[str, Run], rows: Table) -> dict[str, Any]:
     """What the script needs of these runs, by the name that each is to be called; `rows` are theirs, merged.
 
-    `rows` holds them as columns, each packed; `machines` the ceilings of each machine; `phases` the names and seconds
-    of the phases of a row, by its index.
+    `rows` holds them as columns, each packed; `export` the keys of a download, in the order of the table's own CSV;
+    `briefs` pairs of a run's name and a short one;
+    `machines` the ceilings of each machine; `phases` the names and seconds of the phases of a row, by its index.
     """
     machines = _machines(runs)
     places = {key: index for index, key in enumerate(machines)}
@@ -46,6 +49,8 @@ def page_facts(runs: Mapping[str, Run], rows: Table) -> dict[str, Any]:
     return {
         "machines": [*machines.values()],
         "rows": {"count": len(found), "columns": {key: packed([row[key] for row in found]) for key in keys}},
+        "briefs": [*brief([*runs]).items()],
+        "export": [column.key for column in rows.raw()],
         "phases": phases,
     }
 
@@ -68,12 +73,6 @@ def known_ceilings(run: Run) -> tuple[dict[str, Ceilings], str]:
         return run_ceilings(run), ""
     except InputError as error:
         return {}, str(error)
-
-
-def device_name(machine: Mapping[str, Any]) -> str:
-    """What a machine is called: its GPU, else its processor."""
-    name = machine.get("gpu_name") or machine.get("cpu_model") or machine.get("arch") or "unknown machine"
-    return printable(str(name))
 
 
 def _row(row: Row, fact: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from convbench.machine import is_number
-from convbench.render.html.facts import device_name, known_ceilings
-from convbench.render.html.tables import table_html, text_html
-from convbench.render.machine import ceilings_table
+from convbench.render.html.facts import known_ceilings
+from convbench.render.html.tables import prose_html, table_html, text_html
+from convbench.render.machine import ceilings_table, device_name
 from convbench.units import format_bytes, format_time
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _card(runs: Mapping[str, Run]) -> str:
             shown = table_html(ceilings_table(device, ceilings[device], None))
         else:
             reason = wrong or "No ceilings were measured, so there are neither bounds nor a roofline."
-            shown = f'<p class="absent">{text_html(reason)}</p>'
+            shown = f'<p class="absent">{prose_html(reason)}</p>'
         parts.append(f'<div class="device">{_pairs(_machine_facts(of["machine"]))}<div>{shown}</div></div>')
     for name, run in runs.items():
         title = f"How {name} was measured" if len(runs) > 1 else "How it was measured"

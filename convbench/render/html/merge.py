@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 from convbench.errors import printable
-from convbench.render import Column, Table
+from convbench.render import Column, Table, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 CHOICES = ("suite", "dtype", "layout", "epilogue", "cache", "threads")
 """Columns that a run's own table leaves out where all its rows agree; those of several runs need not."""
+
+
+LONG_RUN = 18
+"""Letters of a run's name in tables and charts: it matters least there."""
+HEAD = 3
+"""Letters that are left of what all names begin with."""
 
 
 def numbered(names: Iterable[str]) -> list[str]:
@@ -27,6 +33,24 @@ def numbered(names: Iterable[str]) -> list[str]:
         tries = (f"{name} ({number})" if number > 1 else name for number in count(1))
         taken[next(text for text in tries if text not in taken)] = None
     return [*taken]
+
+
+def brief(names: Sequence[str], most: int = LONG_RUN) -> dict[str, str]:
+    """Short forms of different names, all different: `most` letters, or as many more as tell them apart.
+
+    Where that takes more, what they begin with alike is left out.
+
+    >>> brief(["before", "measured_after_that_change"], 12)
+    {'before': 'before', 'measured_after_that_change': 'measur…hange'}
+    """
+    begin = sum(1 for _ in takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False)))
+    without = [[f"{name[:HEAD]}…{name[begin:]}" for name in names]] if begin > HEAD + 1 else []
+    tries = (
+        dict(zip(names, (shortened(text, room) for text in texts), strict=True))
+        for room in count(most)
+        for texts in ([*names], *without)
+    )
+    return next(short for short in tries if len({*short.values()}) == len(short))
 
 
 def merged(tables: Mapping[str, Table]) -> Table:

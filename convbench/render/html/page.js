@@ -5,7 +5,7 @@ function download(name, type, text) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
-const keys = rows.length ? Object.keys(rows[0]).filter((key) => !["i", "case", "machine", "marks", "name"].includes(key)) : [];
+const keys = facts.export;
 const quoted = (value) => (value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
 $("#csv").addEventListener("click", () => download("convbench-rows.csv", "text/csv",
   [keys, ...order.map((row) => keys.map((key) => row[key]))].map((line) => line.map(quoted).join(",")).join("\n") + "\n"));

@@ -5,7 +5,7 @@
 const $ = (selector, inside = document) => inside.querySelector(selector);
 const facts = JSON.parse($("#facts").textContent);
 const rows = unpacked(facts.rows);
-const PAGE = 100, LONG_RUN = 18; // rows of the table at a time; letters of a run's name in labels
+const PAGE = 100; // rows of the table at a time
 
 function unpacked({ count, columns }) {
   const all = Array.from({ length: count }, (_, i) => ({ i }));
@@ -29,6 +29,7 @@ function scaled(value, units) {
   return `${significant(value / scale)} ${unit}`;
 }
 const TIMES = [[1, "s"], [1e-3, "ms"], [1e-6, "µs"], [1e-9, "ns"]];
+// Memory is in powers of 2¹⁰, traffic and counts in powers of 10³, as in convbench/units.py.
 const SIZES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"], [1, "B"]];
 const COUNTS = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
 const show = {
@@ -41,18 +42,20 @@ const show = {
   error: (value) => value.toExponential(1),
   size: (value) => scaled(value, SIZES),
   count: (value) => scaled(value, COUNTS),
+  traffic: (value) => `${scaled(value, COUNTS)}B`,
   level: (value) => value.toUpperCase(),
 };
+function interval(row) { // its ends, as far from the median as they are
+  if (row.half_width === null) return "–";
+  const [low, high] = [row.interval_low_s, row.interval_high_s].map((end) => significant(100 * Math.abs(end / row.time_s - 1), 2));
+  return low === high ? `±${low}%` : `−${low} +${high}%`;
+}
 const shown = (value, kind) => (value === null || value === undefined ? "–" : show[kind](value));
+const fact = (row, key, kind) => (kind === "interval" ? interval(row) : shown(row[key], kind));
 
 function cut(text, most) { // in its middle: names differ at their ends
   const half = Math.max(1, (most - 1) / 2);
   return text.length <= most ? text : `${text.slice(0, Math.ceil(half))}…${text.slice(text.length - Math.floor(half))}`;
-}
-function briefly(names, most) { // short forms, as many as there are names
-  let short = names.map((name) => cut(name, most));
-  for (let more = most; new Set(short).size < names.length; more += 1) short = names.map((name) => cut(name, more));
-  return new Map(names.map((name, place) => [name, short[place]]));
 }
 function element(tag, text, attributes = {}) {
   const made = document.createElement(tag);
@@ -72,7 +75,7 @@ const CHOICES = ["run", "suite", "dtype", "layout", "epilogue", "batch", "cache"
 const differing = (of) => CHOICES.filter((key) => new Set(of.map((row) => row[key])).size > 1);
 const varying = differing(rows);
 const short = (row) => `${row.backend}:${row.algorithm}`;
-const briefs = briefly([...new Set(rows.map((row) => row.run))], LONG_RUN); // runs are long, and matter least: they are cut
+const briefs = new Map(facts.briefs); // runs are long, and matter least: they are cut
 const series = (row) => (varying.includes("run") ? `${briefs.get(row.run)} · ${short(row)}` : short(row));
 // The choices that rows need to be told apart, beside layer, pass and algorithm; and their run.
 function telling(of) {
@@ -95,7 +98,7 @@ const COLUMNS = [ // key, header, kind, what it says; shown where rows differ, o
   ["epilogue", "epilogue", "text", "what is done to the output at once"], ["batch", "batch", "text", "images"],
   ["cache", "cache", "text", "warm, or swept before each sample"], ["threads", "threads", "text", "CPU threads"],
   ["name", "algorithm", "text", "backend, algorithm asked for, and what it took"],
-  ["time_s", "time", "time", "median over rounds"], ["half_width", "±", "share", "95 % interval, the further end"],
+  ["time_s", "time", "time", "median over rounds"], ["half_width", "interval", "interval", "where its 95 % interval begins and ends"],
   ["times_fastest", "× best", "ratio", "time over the fastest of the case in its run"],
   ["effective_flop_per_s", "Gflop/s eff.", "rate", "flops of the definition over time"],
   ["executed_flop_per_s", "exec.", "rate", "flops executed over time"],
@@ -108,13 +111,13 @@ const COLUMNS = [ // key, header, kind, what it says; shown where rows differ, o
 ];
 const columns = COLUMNS.filter(([key]) => (CHOICES.includes(key) ? varying.includes(key) : rows.some((row) => row[key] !== (key === "status" ? "ok" : null))));
 const DETAILS = [
-  ["shape", "shape", "text"], ...COLUMNS.slice(4, 10), ["device", "device", "text"], ["status", "status", "text"],
-  ["reason", "reason", "text"], ["time_s", "time", "time"], ["half_width", "±", "share"], ["remarks", "remarks", "text"],
+  ...(varying.includes("run") ? [["run", "run", "text"]] : []), ["shape", "shape", "text"], ...COLUMNS.slice(4, 10), ["device", "device", "text"], ["status", "status", "text"],
+  ["reason", "reason", "text"], ["time_s", "time", "time"], ["half_width", "interval", "interval"], ["remarks", "remarks", "text"],
   ["rounds", "rounds", "text"], ["samples", "samples", "text"], ["disturbed_samples", "of them disturbed", "text"],
   ["times_fastest", "× best", "ratio"], ["effective_flop_per_s", "Gflop/s effective", "rate"],
   ["executed_flop_per_s", "Gflop/s executed", "rate"], ["arithmetic_intensity", "flop/B", "ratio"],
   ["nominal_flops", "flops by definition", "count"], ["executed_flops", "flops executed", "count"],
-  ["traffic_bytes", "bytes moved", "size"], ["floor_s", "floor", "time"], ["attained", "attained", "share"],
+  ["traffic_bytes", "bytes moved", "traffic"], ["floor_s", "floor", "time"], ["attained", "attained", "share"],
   ["to_win_s", "to win", "time"], ["bound", "bound", "text"], ["level", "memory level", "level"], ["flag", "flag", "text"],
   ["hint", "hint", "text"], ["rms_error", "error, RMS", "error"], ["max_error", "error, largest", "error"],
   ["workspace_bytes", "workspace", "size"], ["plan_s", "planning", "time"], ["first_call_s", "first call", "time"],
@@ -156,6 +159,13 @@ function sort() {
   fillTable();
 }
 
+// What a section says where it has nothing to show; `commands` are set as code.
+function absent(section, why) {
+  const text = rows.length && !chosen.length ? "The filters leave no row." : why;
+  $(`#${section}-absent`).replaceChildren(...text.split("`").map((part, place) => (place % 2 ? element("code", part) : part)));
+  return null;
+}
+
 function fillHead() {
   for (const [key, header, kind, what] of columns) {
     const cell = element("th", undefined, { scope: "col", title: what, ...(kind === "text" ? {} : { class: "right" }) });
@@ -178,8 +188,9 @@ function fillTable() {
     const line = element("tr", undefined, { "data-i": row.i, "aria-selected": row.i === picked });
     if (row.times_fastest === 1) line.className = "best";
     for (const [key, , kind] of columns) {
-      const cell = element("td", undefined, kind !== "text" ? { class: "right" } : key === "run" ? { class: "run" } : {});
-      const text = key === "time_s" ? (row.time_s === null ? row.status : shown(row.time_s, kind) + (row.marks ?? "")) : shown(row[key], kind);
+      const cell = element("td", undefined, kind !== "text" ? { class: "right" } : key === "run" ? { title: row.run } : {});
+      const text = key === "time_s" ? (row.time_s === null ? row.status : shown(row.time_s, kind) + (row.marks ?? ""))
+        : key === "run" ? briefs.get(row.run) : fact(row, key, kind);
       if (key === "problem") cell.append(element("button", text, { type: "button" }));
       else cell.textContent = text;
       line.append(cell);
@@ -187,6 +198,9 @@ function fillTable() {
     return line;
   });
   $("#table tbody").replaceChildren(...lines);
+  $("#rows .scroll").hidden = !order.length;
+  $("#rows-absent").hidden = order.length > 0;
+  absent("rows", "There are no rows.");
   $("#pages").hidden = pages < 2;
   $("#page").value = `${first + 1}–${Math.min(first + PAGE, order.length)} of ${order.length}`;
   $("#back").disabled = page === 0;
@@ -199,7 +213,7 @@ function pick(i, scroll) {
   for (const card of document.querySelectorAll(".detail")) { // beside the chart and below the table: one is in sight
     card.hidden = false;
     card.replaceChildren(element("h3", `${row.problem} ${row.pass}`), element("p", row.name, { class: "lead" }),
-      pairs([...known.map(([key, name, kind]) => [name, shown(row[key], kind)]),
+      pairs([...known.map(([key, name, kind]) => [name, fact(row, key, kind)]),
         ...(facts.phases[i] ?? []).map(([phase, seconds]) => [`phase ${phase}`, show.time(seconds)])]));
   }
   const place = order.indexOf(row);

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from convbench.errors import printable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_GAPS = 12
 """Rows of the table of gaps."""
+NO_BRIEFS: Mapping[str, str] = MappingProxyType({})
+COMMAND = re.compile("`([a-z][a-z -]*)`")
 
 
 def text_html(text: str) -> str:
@@ -27,19 +31,24 @@ def text_html(text: str) -> str:
     return escape(printable(text))
 
 
-def table_html(table: Table) -> str:
+def prose_html(text: str) -> str:
+    """A sentence on one line, as HTML: `commands` in it are code."""
+    return COMMAND.sub(r"<code>\1</code>", text_html(text))
+
+
+def table_html(table: Table, briefs: Mapping[str, str] = NO_BRIEFS) -> str:
     """A table with its title and notes as HTML; every text in it is escaped.
 
-    It scrolls in a box of its own where it is wider than the page.
+    It scrolls in a box of its own where it is wider than the page. `briefs` are short forms of the names of runs.
     """
     columns = table.shown()
     head = "".join(f'<th scope="col"{_kind(c)}>{text_html(c.header)}</th>' for c in columns)
     body = []
     for index, row in enumerate(table.rows):
         names = [name for name, rows in (("best", table.best), ("break", table.breaks)) if index in rows]
-        cells = "".join(f"<td{_kind(c)}>{text_html(table.cell(row, c))}</td>" for c in columns)
+        cells = "".join(_cell(c, table.cell(row, c), briefs) for c in columns)
         body.append(f"<tr{_class(names)}>{cells}</tr>")
-    notes = "".join(f"<li>{text_html(note)}</li>" for note in table.notes_on({c.key for c in columns}))
+    notes = "".join(f"<li>{prose_html(note)}</li>" for note in table.notes_on({c.key for c in columns}))
     caption = f"<caption>{text_html(table.title)}</caption>" if table.title else ""
     label = text_html(table.title or table.key)
     return (
@@ -48,8 +57,14 @@ def table_html(table: Table) -> str:
     )
 
 
+def _cell(column: Column, text: str, briefs: Mapping[str, str]) -> str:
+    if column.key == "run" and briefs.get(text, text) != text:
+        return f'<td title="{text_html(text)}">{text_html(briefs[text])}</td>'
+    return f"<td{_kind(column)}>{text_html(text)}</td>"
+
+
 def _kind(column: Column) -> str:
-    return _class(["right"] * column.right + ["run"] * (column.key == "run"))
+    return _class(["right"] * column.right)
 
 
 def _class(names: list[str]) -> str:

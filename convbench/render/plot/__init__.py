@@ -27,10 +27,12 @@ def picture(scene: Scene, kind: str, suffix: str, theme: str = "light") -> bytes
     Raises:
         InputError: the scene lacks what this kind shows, or has more than one picture can hold.
     """
+    from convbench.render.plot.facts import titled
     from convbench.render.plot.style import THEME, alternative, drawing, encoded
 
     with drawing(THEME[theme]):
-        return encoded(draw(scene, kind, theme), f"{scene.title}: {kind}", alternative(scene, kind), suffix)
+        title = f"{titled(scene, kind).title}: {kind}"
+        return encoded(draw(scene, kind, theme), title, alternative(scene, kind), suffix)
 
 
 def comparison_picture(compared: Compared, title: str, suffix: str, theme: str = "light") -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from convbench.render.plot.facts import curves
+from convbench.render.plot.facts import curves, titled
 from convbench.render.plot.labels import Taken, label_line
 from convbench.render.plot.scene import doubts
 from convbench.render.plot.style import SMALL, TEXT, Theme, add_axes, add_notes, header_inches, new_figure
@@ -37,8 +36,7 @@ def draw(scene: Scene, theme: Theme) -> Figure:
     """
     found = curves(scene)
     above = header_inches(scene) + 0.35
-    scene = replace(scene, title="Bandwidth by size of the working set")
-    figure = new_figure(scene, theme, WIDTH + 1.0, above + len(found) * (HEIGHT + 0.9) + 0.1)
+    figure = new_figure(titled(scene, "ceilings"), theme, WIDTH + 1.0, above + len(found) * (HEIGHT + 0.9) + 0.1)
     notes: list[str] = []
     for place, (device, ceilings) in enumerate(found.items()):
         bottom = 0.35 + (len(found) - 1 - place) * (HEIGHT + 0.9) + 0.5

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from convbench.errors import InputError, unknown_name
 from convbench.placement import run_ceilings
 from convbench.problem import ConvPass
+from convbench.render.machine import device_name
 from convbench.render.plot.scene import MOST_PANELS, series
 from convbench.render.results import totals_table
 
@@ -156,6 +157,15 @@ def curves(scene: Scene) -> dict[str, Ceilings]:
     if not found:
         raise InputError("no curve of bandwidth over size in the run: `convbench machine --measure`, then run again")
     return found
+
+
+def titled(scene: Scene, kind: str) -> Scene:
+    """The scene under the title of its kind: bandwidth is of the machine, whichever rows were measured there."""
+    if kind != "ceilings":
+        return scene
+    devices = scene.run.header["devices"].values()
+    names = dict.fromkeys(device_name(device["machine"]) for device in devices)
+    return replace(scene, title=f"{', '.join(names)}: bandwidth by size of the working set")
 
 
 def network_bars(scene: Scene) -> tuple[list[BarPanel], list[str], list[str]]:

@@ -161,7 +161,8 @@ def alternative(scene: Scene, kind: str) -> str:
         "network": "Time of whole networks by pass",
         "ceilings": "Bandwidth over the size of the working set",
     }[kind]
-    return f"{what}; {len(scene.rows)} rows of {scene.title}. {scene.subtitle}".replace("\n", "; ")
+    rows = "" if kind == "ceilings" else f"; {len(scene.rows)} rows of {scene.title}"
+    return f"{what}{rows}. {scene.subtitle}".replace("\n", "; ")
 
 
 def encoded(figure: Figure, title: str, text: str, suffix: str) -> bytes:

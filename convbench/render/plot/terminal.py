@@ -13,7 +13,7 @@ from convbench.compare import Verdict
 from convbench.render import Column, Table
 from convbench.render.comparison import ratio_text
 from convbench.render.plot.characters import Characters, styled
-from convbench.render.plot.facts import curves, network_bars, phase_bars, speedups
+from convbench.render.plot.facts import curves, network_bars, phase_bars, speedups, titled
 from convbench.render.plot.ratios import ratio_ticks, ratios_of
 from convbench.render.plot.scene import doubts
 from convbench.render.plot.scene import panels as panels_of
@@ -60,7 +60,7 @@ def terminal(scene: Scene, kind: str, width: int, color: bool) -> str:
     width = max(60, min(width, WIDEST))
     draw = {"roofline": _roofline, "model": _model, "speedup": _speedup, "phases": _phases, "network": _network,
             "ceilings": _ceilings}[kind]  # fmt: skip
-    return _headed(scene, draw(scene, width, color), width, color)
+    return _headed(titled(scene, kind), draw(scene, width, color), width, color)
 
 
 def comparison_terminal(compared: Compared, title: str, width: int, color: bool) -> str:
