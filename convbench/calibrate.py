@@ -15,6 +15,7 @@ from itertools import pairwise
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
+from convbench.backends import REMARKS
 from convbench.cache import Remembered, cache_folder
 from convbench.ceilings import Ceiling, Ceilings, CurvePoint
 from convbench.datasheet import matching_datasheet
@@ -126,8 +127,8 @@ def _pass(timed: Sequence[tuple[Probe, int]], clock: Clock) -> Pass:
             mine.append(clock.sample(run, 1))
         seconds.append(max(min(sample.wall_s for sample in mine), 1e-9) / count)
         samples += mine
-    flags = [flag for sample in samples for flag in dict.fromkeys(sample.flags)]
-    lasting = {flag for sample in watched(samples) for flag in sample.flags} - set(flags)
+    flags = [flag for sample in samples for flag in dict.fromkeys(sample.flags) if flag not in REMARKS]
+    lasting = {flag for sample in watched(samples) for flag in sample.flags} - REMARKS - set(flags)
     often = {flag for flag in flags if flags.count(flag) > FLAGGED_SHARE * len(samples)}
     return Pass(tuple(seconds), tuple(sorted(lasting | often)))
 
@@ -197,8 +198,8 @@ def _mixes(level: Level, traffic: Sequence[tuple[Probe, Ceiling]]) -> dict[str, 
 
 
 def seen_by(machine: Machine, threads: int) -> dict[str, int]:
-    """Caches beyond L1 as the threads of a run together see them, as the system reports them: l2 is a core's own."""
-    cores = min(threads, machine.physical_cores or threads)
+    """Caches beyond L1 as a run's threads together see them, by the system's word: l2 is a core's own, or a GPU's."""
+    cores = 1 if machine.gpu_name else min(threads, machine.physical_cores or threads)
     return {name: size * (cores if name == "l2" else 1) for name, size in machine.cache_bytes.items() if name in CACHES}
 
 

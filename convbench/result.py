@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from convbench.backends import BELOW_TIMER_FLOOR
+from convbench.backends import REMARKS
 from convbench.stats import drifted, median, pooled_interval
 from convbench.work import Work, nominal_flops
 
@@ -156,9 +156,8 @@ class Row:
     @property
     def witnesses(self) -> Counter[str]:
         """How many samples each witness spoke against."""
-        flags = Counter(flag for r in self.rounds for names in r.columns.flags.values() for flag in names)
-        del flags[BELOW_TIMER_FLOOR]
-        return flags
+        flags = (flag for r in self.rounds for names in r.columns.flags.values() for flag in names)
+        return Counter(flag for flag in flags if flag not in REMARKS)
 
     @property
     def remarks(self) -> tuple[Remark, ...]:

@@ -6,13 +6,14 @@ The rules and the measurements they rest on stand in docs/method.md, "Time".
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import random
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from convbench.backends import BELOW_TIMER_FLOOR, Sample
+from convbench.backends import BELOW_TIMER_FLOOR, REMARKS, Sample
 from convbench.stats import median, median_interval
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Round:
     @property
     def flagged(self) -> set[int]:
         """Indices of the samples that a witness speaks against."""
-        return {i for i, flags in self.columns.flags.items() if any(flag != BELOW_TIMER_FLOOR for flag in flags)}
+        return {i for i, flags in self.columns.flags.items() if not REMARKS.issuperset(flags)}
 
     @property
     def disturbed(self) -> bool:
@@ -232,7 +233,7 @@ class RowTimer:
     def _cold_sample(self) -> Sample:
         assert self.sweep is not None
         self.sweep()
-        remaining = iter((self.run, *self.others))
+        remaining = itertools.cycle((self.run, *self.others))  # a clock that could not capture them begins again
 
         def next_run() -> None:
             next(remaining)()

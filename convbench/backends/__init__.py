@@ -30,7 +30,11 @@ AUTO = "auto"
 
 
 BELOW_TIMER_FLOOR = "below_timer_floor"
-"""The flag of a sample too short for its clock: a remark, no witness of a disturbance."""
+"""The flag of a sample too short for its clock."""
+POWER_CAP = "power_cap"
+"""The flag of a sample during which a GPU's power limit held its clock down, as it does under any full load."""
+REMARKS = frozenset({BELOW_TIMER_FLOOR, POWER_CAP})
+"""Flags that are no witnesses of a disturbance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Sample:
     Attributes:
         wall_s: seconds on the clock, for all launches of the sample together.
         cpu_s: processor time of this process in the same window; None where a device does the work.
-        flags: witnesses against the sample, such as "switched", and BELOW_TIMER_FLOOR; empty for a clean one.
+        flags: witnesses against the sample, such as "switched", and REMARKS; empty for a clean one.
     """
 
     wall_s: float
@@ -50,7 +54,7 @@ class Sample:
     @property
     def disturbed(self) -> bool:
         """Whether a witness speaks against it."""
-        return any(flag != BELOW_TIMER_FLOOR for flag in self.flags)
+        return not REMARKS.issuperset(self.flags)
 
 
 class Clock(Protocol):
@@ -153,10 +157,12 @@ class PlanOptions:
     Attributes:
         threads: number of CPU threads.
         accuracy: the loosest tier that AUTO may take; algorithms asked for by name keep their own.
+        workspace_limit_bytes: scratch memory that a plan may ask for, of backends that know it; None: all there is.
     """
 
     threads: int = 1
     accuracy: float = DEFAULT_ACCURACY
+    workspace_limit_bytes: int | None = None
 
 
 DEFAULTS = PlanOptions()
