@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def operand_bytes(case: Case) -> int:
-    """The canonical tensors that the pass reads."""
+    """The canonical tensors that the pass reads, as `Operands` holds them: no narrower than fp32."""
     p = case.problem
     x, w, y = math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape)
     read = {ConvPass.FPROP: x + w, ConvPass.DGRAD: y + w, ConvPass.WGRAD: x + y}[case.conv_pass]
-    return read * case.dtype.itemsize
+    return read * max(4, case.dtype.itemsize)
 
 
 def verification_bytes(case: Case) -> int:
@@ -86,7 +86,8 @@ def _comparison_bytes(case: Case) -> int:
     w_taken = groups * filters * channels * math.prod(p.filter_size)
     y_taken = images * groups * filters * math.prod(p.output_size)
     chosen = {(x_taken, math.prod(p.x_shape)), (w_taken, math.prod(p.w_shape)), (y_taken, math.prod(p.y_shape))}
-    taken = sum(some for some, whole in chosen if some < whole) * case.dtype.itemsize  # whole tensors are not copied
+    # Whole tensors are not copied.
+    taken = sum(some for some, whole in chosen if some < whole) * max(4, case.dtype.itemsize)
     output = 8 * math.prod(case.output_shape) * groups * i * j // max(1, p.groups * math.prod(_pair(case)))
     reference_pass = pass_bytes(p.axes, case.conv_pass, images, groups, channels, filters)
     return taken + max(output + reference_pass, 5 * output)

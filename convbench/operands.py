@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NUMPY_DTYPES: dict[Dtype, np.dtype[Any]] = {Dtype.FP64: np.dtype(np.float64), Dtype.FP32: np.dtype(np.float32)}
-"""Storage types that NumPy has; the others belong to backends that have them."""
+"""Storage types that the array code of CPUs has; the others belong to backends that have them."""
+HELD = NUMPY_DTYPES | {Dtype.FP16: np.dtype(np.float32), Dtype.BF16: np.dtype(np.float32)}
+"""How operands are held: those of the narrower types in fp32, rounded to what the type stores."""
 
 
 class Operands:
@@ -25,13 +27,16 @@ class Operands:
 
     def __init__(self, problem: Problem, dtype: Dtype, seed: int) -> None:
         self.problem = problem
-        self.dtype = NUMPY_DTYPES[dtype]
+        self.dtype = HELD[dtype]
+        self._stored = dtype
         self.seed = seed
         self.references: dict[Any, Any] = {}
         """What verification has computed from them, so that it does so once for all plans of a case."""
 
     def _normal(self, role: int, shape: tuple[int, ...]) -> NDArray[Any]:
         values = np.random.default_rng([self.seed, role]).standard_normal(shape, dtype=self.dtype.type)
+        if self._stored not in NUMPY_DTYPES:
+            values = decode(encode(values, self._stored), self._stored).astype(self.dtype)
         values.flags.writeable = False
         return values
 
@@ -60,6 +65,19 @@ class Operands:
     def bias(self) -> NDArray[Any]:
         """Bias (K,)."""
         return self._normal(3, (self.problem.out_channels,))
+
+
+def encode(values: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
+    """Elements as a type stores them, rounded to the nearest, ties to even; bf16 as bits, the upper half of fp32."""
+    if dtype is not Dtype.BF16:
+        return np.asarray(values, dtype=np.float16 if dtype is Dtype.FP16 else NUMPY_DTYPES[dtype])
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def decode(stored: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
+    """Stored elements as numbers; those of bf16 in fp32."""
+    return (stored.astype(np.uint32) << 16).view(np.float32) if dtype is Dtype.BF16 else stored
 
 
 def to_layout(canonical: NDArray[Any], layout: Layout) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convbench.accuracy import relative_bound
+from convbench.backends import AUTO
 from convbench.operands import index
 from convbench.problem import Epilogue
 
@@ -38,11 +39,12 @@ def linear_plan(backend: Backend, case: Case, fused: Plan, requested: str, opera
                 options: PlanOptions) -> Plan:  # fmt: skip
     """A plan of `case` without its epilogue, by the algorithm that `fused` resolved to where it can be asked for.
 
-    A backend that chooses by itself may choose another one for it, which rounds differently.
+    A backend that chooses by itself may choose another one for it, which rounds differently; one whose names depend on
+    the case chooses where the name is not among those of this one.
     """
     linear_case = replace(case, epilogue=Epilogue.NONE)
     offered = {candidate.algorithm for candidate in backend.algorithms(linear_case, options)}
-    algorithm = fused.algorithm if fused.algorithm in offered else requested
+    algorithm = next((name for name in (fused.algorithm, requested, AUTO) if name in offered), requested)
     return backend.plan(linear_case, algorithm, operands, options)
 
 

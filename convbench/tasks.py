@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from convbench.suite import Suite
 
 
+NOT_HERE = "the backend offers no algorithm of this name for this case"
 MAX_SETS = 64
 """Most operand sets that a cold sample rotates through."""
 FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:\\(?:[^\\\s]+\\)+|/(?:[^/\s:'\"]+/)+)")
@@ -226,6 +227,8 @@ def candidates(spec: BackendSpec, case: Case, options: PlanOptions) -> dict[str,
         raise _junk(spec.backend, "algorithms", offered, "a list of Candidate")
     found: dict[str, Candidate] = {c.algorithm: c for c in offered}
     if spec.algorithm is not None and spec.algorithm not in found:
+        if getattr(spec.backend, "names", lambda _algorithm: False)(spec.algorithm):
+            return found | {spec.algorithm: Candidate(spec.algorithm, NOT_HERE)}
         raise unknown_name("algorithm", spec.algorithm, list(found), where=f" of backend {spec.backend.name}")
     return found
 
@@ -284,23 +287,19 @@ def _together(found: Sequence[Task]) -> int:
     operands = {t.operands_id: 0 for t in found}
     for t in found:
         p = t.case.problem
-        operands[t.operands_id] = (
-            math.prod(p.x_shape) + math.prod(p.w_shape) + math.prod(p.y_shape)
-        ) * t.case.dtype.itemsize
+        operands[t.operands_id] = (math.prod(p.x_shape) + math.prod(p.w_shape) + math.prod(p.y_shape)) * max(
+            4, t.case.dtype.itemsize
+        )
     passing = max((t.passing_bytes for t in found), default=0)
     return sum(operands.values()) + sum(t.held_bytes + t.cold_bytes for t in found) + passing
 
 
 def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
     """The status and reason of a task that is not even planned; None if it is."""
-    from convbench.operands import NUMPY_DTYPES
-
     if task.unavailable:
         return Status.FAILED if isinstance(task.backend, Silent) else Status.UNAVAILABLE, task.unavailable
     if task.candidate.reason:
         return Status.UNSUPPORTED, task.candidate.reason
-    if task.case.dtype not in NUMPY_DTYPES:
-        return Status.UNSUPPORTED, f"operands of {task.case.dtype} cannot be made: NumPy has no such type"
     if task.memory_bytes > max_memory:
         parts = {"operands": operand_bytes(task.case), "plan": task.held_bytes,
                  "a run or its verification": task.passing_bytes, "cold sets and sweep": task.cold_bytes}  # fmt: skip

@@ -603,7 +603,7 @@ def test_without_a_backend_every_usable_one_chooses(monkeypatch):
 def test_an_interrupted_run_keeps_what_it_has_and_can_go_on(monkeypatch):
     monkeypatch.setenv("INTERRUPT", "1")
     result = measure("Resumed", "-o", "run.jsonl", code=130)
-    assert "interrupted; `--resume -o run.jsonl` with the same command continues" in result.stderr
+    assert "interrupted; the same `convbench run` with `--resume -o run.jsonl` continues" in result.stderr
     assert "mine:quick" in result.stdout  # the table is shown
     before = read_run(Path("run.jsonl"))
     assert {row.status for row in before.rows} == {"partial"}
@@ -665,7 +665,7 @@ def test_ctrl_c_during_a_real_run(folder):
         stdout, stderr = child.communicate(timeout=60)
     assert child.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert "interrupted; `--resume -o " in stderr
+    assert "interrupted; the same `convbench run` with `--resume -o " in stderr
     assert "plain-3x3" in stdout
     assert "rows are partial" in stdout
     run = read_run(path)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbench.operands import NUMPY_DTYPES, Operands, from_layout, grouped, index, to_layout
+from convbench.operands import NUMPY_DTYPES, Operands, decode, encode, from_layout, grouped, index, to_layout
 from convbench.problem import Dtype, Layout, Problem
 
 PROPERTY = settings(deadline=None, max_examples=100)
@@ -33,6 +33,32 @@ def test_shapes_and_dtype(problem, dtype):
     assert shapes == {"x": problem.x_shape, "w": problem.w_shape, "dy": problem.y_shape, "bias": problem.w_shape[:1]}
     assert {getattr(operands, role).dtype for role in ROLES} == {NUMPY_DTYPES[dtype]}
     assert NUMPY_DTYPES[dtype].itemsize == dtype.itemsize
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(Dtype.FP16, 11), (Dtype.BF16, 8)])
+def test_narrow_types_hold_what_they_can_store(dtype, bits):
+    narrow, wide = (Operands(PROBLEMS[1], which, seed=1).x for which in (dtype, Dtype.FP32))
+    assert narrow.dtype == np.float32
+    assert np.array_equal(decode(encode(narrow, dtype), dtype), narrow)
+    assert 2.0 ** -(bits + 2) < np.max(np.abs(narrow - wide) / np.abs(wide)) <= 2.0**-bits
+
+
+@pytest.mark.parametrize(
+    ("value", "bits"),
+    [
+        (1.0, 0x3F80), (-2.0, 0xC000), (1 + 2**-8, 0x3F80), (1 + 3 * 2**-8, 0x3F82), (1 + 2**-8 + 2**-20, 0x3F81),
+        (3e38, 0x7F62), (1e-40, 0x0001),
+    ],
+)  # fmt: skip
+def test_bf16_rounds_to_nearest_ties_to_even(value, bits):
+    assert encode(np.array([value], np.float32), Dtype.BF16)[0] == bits
+
+
+def test_every_bf16_comes_back_as_it_went():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    numbers = decode(bits, Dtype.BF16)
+    finite = np.isfinite(numbers)
+    assert np.array_equal(encode(numbers[finite], Dtype.BF16), bits[finite])
 
 
 def test_numpy_has_two_of_the_dtypes():

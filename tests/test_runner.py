@@ -98,14 +98,11 @@ def test_a_plan_may_find_out_that_it_cannot():
     assert (row.status, row.reason, row.time_s) == ("unsupported", "stride 2 only", None)
 
 
-def test_a_type_without_operands_is_unsupported():
-    """The cpu backend refuses bf16 itself; one that accepts it still cannot be given operands."""
+def test_types_that_numpy_lacks_are_measured():
+    """The cpu backend refuses bf16 itself; one that accepts it gets operands that it can store."""
     selection = replace(FPROP, precisions=(PRECISIONS["bf16"], PRECISIONS["fp16"], PRECISIONS["tf32"]))
     found = tasks(selection.cases([SUITE]), specs("quick"), 1)
-    rows = rows_of(lines_of(found))
-    assert [row.status for row in rows] == ["unsupported", "unsupported", "ok"]
-    assert "bf16" in rows[0].reason
-    assert "fp16" in rows[1].reason
+    assert [row.status for row in rows_of(lines_of(found))] == ["ok", "ok", "ok"]
 
 
 def test_an_unusable_backend_is_unavailable():

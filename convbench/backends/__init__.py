@@ -218,6 +218,9 @@ class Backend(Protocol):
 
     It may have `peaks(threads)`, Probes of what it computes with at its fastest: where that exceeds the device's own,
     it is the ceiling of runs that the backend is in.
+    It may have `names(algorithm)`, whether an algorithm may be so called that is not offered for every case: asking for
+    it is no mistake then. And `listed_for()`, in one line what it lists algorithms for while `probe` says why it
+    cannot run them; None where it lists for what it runs on.
     """
 
     name: str

@@ -131,7 +131,7 @@ def backends(output_format: str) -> None:
         Column(key="name", header="backend"), Column(key="distribution", header="from", spare=3),
         Column(key="version", header="version", spare=2), Column(key="device", header="device", spare=1),
         Column(key="usable", header="usable", show=lambda v: "yes" if v else "no"),
-        Column(key="reason", header="why not"),
+        Column(key="reason", header="why not", wrap=56),
     ]  # fmt: skip
     print_tables([Table(key="backends", columns=columns, rows=rows)], output_format)
 
@@ -158,7 +158,8 @@ def algorithms(suite: str, specs: tuple[str, ...], accuracy: float, output_forma
     chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry, _warn))]
     cases: list[Case] = selection(**choice).cases([load_suite(suite)])  # type: ignore[arg-type]
     options = PlanOptions(threads=cpu_count(), accuracy=accuracy)
-    unusable = [probe(spec.backend) for spec in chosen]
+    listed_for = [getattr(spec.backend, "listed_for", lambda: None)() for spec in chosen]
+    unusable = [None if other else probe(spec.backend) for spec, other in zip(chosen, listed_for, strict=True)]
     rows = [
         {"problem": case.name, "pass": case.conv_pass, "dtype": case.precision, "layout": case.layout_name,
          "epilogue": case.epilogue, "backend": spec.backend.name, **_facts(candidate, reason)}
@@ -180,7 +181,8 @@ def algorithms(suite: str, specs: tuple[str, ...], accuracy: float, output_forma
         Column(key="memory_bytes", header="plan's memory", show=format_bytes, right=True, spare=1),
         Column(key="reason", header="why not", cut=True),
     ]  # fmt: skip
-    print_tables([Table(key="algorithms", columns=columns, rows=rows)], output_format)
+    notes = [*dict.fromkeys(filter(None, listed_for))]
+    print_tables([Table(key="algorithms", columns=columns, rows=rows, notes=notes)], output_format)
 
 
 def _facts(candidate: Candidate, unusable: str | None) -> dict[str, Any]:
