@@ -257,7 +257,7 @@ def test_steps_are_tried_only_where_an_axis_reaches_beyond_its_filter():
     shape = Problem(batch=1, in_channels=1, out_channels=1, input_size=(2**31 - 1, 40), filter_size=(2**20, 31))
     for conv_pass in ConvPass:
         case = make_case(shape, conv_pass)
-        for steps in fft_planner._candidates(case):
+        for steps in fft_planner.candidates(case):
             planner = FftPlanner(case, steps)
             assert all(axis.count <= fft_planner.MAX_TILES for axis in planner.axes)
             assert all(

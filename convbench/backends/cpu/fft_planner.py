@@ -278,7 +278,7 @@ def best_planner(case: Case, threads: int = 1) -> FftPlanner:
     whole = FftPlanner(case)
     if whole.fft_points <= SMALL_POINTS:
         return whole
-    tiles = [FftPlanner(case, steps) for steps in _candidates(case)]
+    tiles = [FftPlanner(case, steps) for steps in candidates(case)]
 
     def order(each: FftPlanner) -> tuple[bool, float]:
         return each.workspace_bytes > PLANE_BYTES, each.seconds * (TILE_GAIN if each.tiled else 1.0)
@@ -286,7 +286,7 @@ def best_planner(case: Case, threads: int = 1) -> FftPlanner:
     return min([whole, *tiles], key=order)
 
 
-def _candidates(case: Case) -> set[tuple[int, ...]]:
+def candidates(case: Case) -> set[tuple[int, ...]]:
     """Steps per axis, even ones, whose transforms have about as many points along all axes that are cut."""
     axes = [(len(results(axis, case.conv_pass)), reach(axis)) for axis in case.problem.axes]
     found = set()
