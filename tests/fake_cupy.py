@@ -14,6 +14,7 @@ from convbench.backends import cuda as cuda_module
 from convbench.backends.cufft import CufftBackend
 
 WORK_BYTES = 64
+CALL_S = 1e-3
 INT = range(-(2**31), 2**31)
 
 
@@ -74,7 +75,7 @@ class FakeCupy:
         dtype, compute = {4: (np.complex64, 68), 5: (np.complex128, 70)}[c_type]
         assert (handle, arithmetic, algorithm, a_type, b_type) == ("handle", compute, -1, c_type, c_type)
         assert all(number in INT for number in (m, n, k, lda, ldb, ldc, batch))
-        self._cuda.enqueue(1e-6)
+        self._cuda.enqueue(CALL_S)
 
         def matrices(pointer, rows, columns, ld, step, op=0):
             rows, columns = (rows, columns) if op == 0 else (columns, rows)
@@ -118,7 +119,7 @@ class FakePlan:
 
     def fft(self, source, target, direction):
         self._cupy.called("fft")
-        self._cupy._cuda.enqueue(1e-6)
+        self._cupy._cuda.enqueue(CALL_S)
         single = self._kind in (0x2A, 0x2C)
         assert direction == (-1 if self.forward else 1)
         real, spectra = (source, target) if self.forward else (target, source)

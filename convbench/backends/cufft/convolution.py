@@ -85,9 +85,8 @@ class CufftPlan:
         for name in READ_NAMES[case.conv_pass]:
             canonical = getattr(operands, "dy" if name == "y" else name)
             stored[name] = self._arrays.upload(to_layout(canonical, layout))
-        canonical_order = [layout.order(p.ndim).index(axis) for axis in range(p.ndim + 2)]
         self._tensors = {
-            name: grouped(array.transpose(*canonical_order), p.groups, 0 if name == "w" else 1)
+            name: grouped(from_layout(array, layout), p.groups, 0 if name == "w" else 1)
             for name, array in stored.items()
         }
         self._bias = None
