@@ -11,8 +11,8 @@ import itertools
 import time
 
 from convbench.backends.cudnn.deviceless import described_gpu, descriptor, load_driver
+from convbench.backends.cudnn.frontend import Graph, list_plans, missing, version
 from convbench.backends.cudnn.graphs import describe
-from convbench.backends.cudnn.library import Graph, list_plans, missing, version
 from convbench.errors import UnsupportedError
 from convbench.problem import PRECISIONS, Case, ConvPass, Epilogue, Layout, Problem
 

@@ -17,7 +17,7 @@ from convbench import reference
 from convbench.backends import AUTO, BackendSpec, PlanOptions
 from convbench.backends import cuda as cuda_module
 from convbench.backends.cudnn import CudnnBackend
-from convbench.backends.cudnn.library import missing
+from convbench.backends.cudnn.frontend import missing
 from convbench.cli import main
 from convbench.errors import InputError, UnsupportedError
 from convbench.operands import Operands, grouped

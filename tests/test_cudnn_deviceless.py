@@ -137,7 +137,7 @@ from convbench.backends.cudnn.deviceless import descriptor, load_driver
 load_driver()
 import cudnn
 from convbench.backends.cudnn.graphs import describe
-from convbench.backends.cudnn.library import Graph, list_plans
+from convbench.backends.cudnn.frontend import Graph, list_plans
 from convbench.errors import UnsupportedError
 sys.path.insert(0, {here!r})
 from test_cudnn_deviceless import make_case

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from convbench.backends import Plan
     from convbench.backends.cuda.gpu import CudaDevice
+    from convbench.backends.cudnn.frontend import Graph
     from convbench.backends.cudnn.graphs import Description
-    from convbench.backends.cudnn.library import Graph
     from convbench.operands import Operands
     from convbench.problem import Case
 
@@ -54,7 +54,7 @@ class CudnnBackend:
 
     @functools.cached_property
     def _missing(self) -> str | None:
-        from convbench.backends.cudnn.library import missing
+        from convbench.backends.cudnn.frontend import missing
 
         return missing()
 
@@ -109,7 +109,7 @@ class CudnnBackend:
         """A new graph on the GPU."""
         import cudnn
 
-        from convbench.backends.cudnn.library import Graph
+        from convbench.backends.cudnn.frontend import Graph
 
         self.device().activate()
         return Graph(cudnn, of, handle=self._handle)
@@ -155,7 +155,7 @@ class CudnnBackend:
         if self._no_gpu:
             listed: list[Offered] = self._lister.plans(of)
             return listed
-        from convbench.backends.cudnn.library import list_plans
+        from convbench.backends.cudnn.frontend import list_plans
 
         return list_plans(functools.partial(self._graph, of))
 

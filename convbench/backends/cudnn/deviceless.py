@@ -104,7 +104,7 @@ def _lister() -> Any:
     load_driver()
     import cudnn
 
-    from convbench.backends.cudnn.library import Graph, list_plans
+    from convbench.backends.cudnn.frontend import Graph, list_plans
 
     properties = cudnn.create_device_properties(descriptor())
 

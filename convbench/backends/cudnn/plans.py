@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convbench.backends.cuda.gpu import CudaDevice
+    from convbench.backends.cudnn.frontend import Graph
     from convbench.backends.cudnn.graphs import Offered
-    from convbench.backends.cudnn.library import Graph
     from convbench.operands import Operands
 
 ALL_ONES = 0xFF

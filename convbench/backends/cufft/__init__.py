@@ -51,7 +51,7 @@ class CufftBackend:
 
         if reason := cuda.unusable():
             return reason
-        from convbench.backends.cufft.library import missing
+        from convbench.backends.cufft.calls import missing
 
         return missing()
 
@@ -90,7 +90,7 @@ class CufftBackend:
         """CuPy, with the transforms of one plan."""
         if reason := self.probe():
             raise UnsupportedError(reason)
-        from convbench.backends.cufft.library import CudaArrays
+        from convbench.backends.cufft.calls import CudaArrays
 
         return CudaArrays(self.device())
 

@@ -14,9 +14,9 @@ from tiny import FPROP, SUITE
 
 from convbench.backends import AUTO, BackendSpec, PlanOptions
 from convbench.backends import cuda as cuda_module
-from convbench.backends.cufft import CufftBackend, library, planner
+from convbench.backends.cufft import CufftBackend, calls, planner
+from convbench.backends.cufft.calls import CudaArrays
 from convbench.backends.cufft.convolution import CufftPlan
-from convbench.backends.cufft.library import CudaArrays
 from convbench.backends.cufft.planner import CufftPlanner
 from convbench.operands import Operands
 from convbench.problem import ConvPass
@@ -84,7 +84,7 @@ def test_what_is_missing(monkeypatch):
     assert reason.startswith('cuFFT is missing (ImportError: no library for cufft): pip install "convbench[cuda13]"')
     assert "\n" not in reason
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(cufft=None)))
-    assert library.missing() is None
+    assert calls.missing() is None
     assert CufftBackend().listed_for() is None
 
 
