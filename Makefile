@@ -60,6 +60,10 @@ clean:  ## removes what the other targets made, results in runs/ apart
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The lightest cuDNN, which compiles all of its kernels at run time: graphs are tested with it, without a GPU. What it
+# depends on is needed on a GPU only, and weighs a gigabyte.
+CUDNN := "nvidia-cudnn-frontend==1.28.*" "nvidia-cudnn-jit-cu13==9.27.*"
+
 # One environment; each mark says that it holds what its target needs, as of pyproject.toml.
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convbench needs Python 3.11 or newer; make PYTHON=... names one")'
@@ -71,6 +75,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(CUDNN) || echo "cuDNN cannot be installed here: the tests that ask it are skipped"
 	touch $@ $(VENV)/.run
 
 $(VENV)/.peers: pyproject.toml | $(BIN)/python

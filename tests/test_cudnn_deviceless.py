@@ -1,8 +1,7 @@
 """cuDNN itself without a GPU: graphs for every pass, dimension, layout and type, their plans, and builds.
 
-The front end and a cuDNN must be installed: for the light one, which compiles all of its kernels at run time,
-pip install --no-deps "nvidia-cudnn-frontend==1.28.*" "nvidia-cudnn-jit-cu13==9.27.*".
-Every question goes to a process of its own, so that nothing else meets the stand-in for the driver.
+The front end and a cuDNN must be installed; `make test` brings the light one, which compiles all of its kernels at run
+time. Every question goes to a process of its own, so that nothing else meets the stand-in for the driver.
 """
 
 import importlib.util

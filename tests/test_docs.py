@@ -30,7 +30,7 @@ def output_of(command):
     if arguments[0] == "run":
         arguments = ["show", arguments[arguments.index("-o") + 1]]
     # None in sys.modules: not installed, whether it is or not.
-    with contextlib.chdir(ROOT), mock.patch.dict(sys.modules, torch=None):
+    with contextlib.chdir(ROOT), mock.patch.dict(sys.modules, cudnn=None, cupy=None, torch=None):
         result = CliRunner().invoke(main, arguments, prog_name="convbench", terminal_width=80)
     assert result.exit_code == 0, result.output
     return result.stdout
