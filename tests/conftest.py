@@ -2,6 +2,7 @@
 
 import tempfile
 
+import hypothesis
 import pytest
 
 from convbench import calibrate
@@ -9,6 +10,9 @@ from convbench.backends.cpu.device import CpuDevice
 from convbench.backends.torch import TorchBackend
 from convbench.ceilings import Ceiling, Ceilings
 from convbench.machine import cpu_count
+
+hypothesis.settings.register_profile("convbench", deadline=None)  # the machine may be busy with something else
+hypothesis.settings.load_profile("convbench")
 
 
 @pytest.fixture(scope="session")

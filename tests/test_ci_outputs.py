@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from stored import STEADY, case, row, run, times
@@ -21,7 +21,6 @@ from convbench.result import RowKey, Status
 from convbench.suite import load_suite
 
 ANY = st.text(max_size=30)
-PROPERTY = settings(deadline=None)
 HOSTILE = "a|b`*_<script>&lt;~~x~~ [l](http://e) \x00\x1b[31m\ud800￾\n## no"
 BRIEF = "schema = 1\nname = 's'\ndefaults = {batch = 1, in_channels = 1, out_channels = 1, filter_size = 1}\n"
 
@@ -203,7 +202,6 @@ def test_what_junit_calls_a_failure(verdict, fail):
     assert [child.tag for child in found] == expected
 
 
-@PROPERTY
 @given(name=ANY, detail=ANY, suite=ANY, old=ANY)
 def test_junit_of_any_names(name, detail, suite, old):
     rows = made(one(Verdict.FAILED, name=name, detail=detail), changed=((old, old, "x"),))
@@ -258,7 +256,6 @@ def test_what_improved_stands_below_what_is_grave():
     assert re.findall(r"^\| (\w) ", text.partition("Ratios by network")[0], re.MULTILINE) == ["c", "b"]
 
 
-@PROPERTY
 @given(name=ANY, detail=ANY, baseline=ANY)
 def test_no_name_is_markup(name, detail, baseline):
     names = [name, HOSTILE]
@@ -305,7 +302,6 @@ def test_inconclusive_rows_share_a_line(fail, level):
     assert github_annotations(facts(rows, fail_on_inconclusive=fail)) == [f"::{level} title=inconclusive::3 of 4 rows"]
 
 
-@PROPERTY
 @given(st.lists(st.sampled_from(Verdict), max_size=30))
 def test_ten_annotations_tell_of_every_problem(verdicts):
     lines = github_annotations(facts(made(*(one(verdict, 1.1) for verdict in verdicts))))
@@ -320,7 +316,6 @@ def test_ten_annotations_tell_of_every_problem(verdicts):
     assert levels == sorted(levels)  # "::error" before "::warning"
 
 
-@PROPERTY
 @given(ANY, ANY)
 def test_an_annotation_is_one_line_whatever_it_tells(name, detail):
     (line,) = github_annotations(facts(made(one(Verdict.FAILED, name=name, detail=detail)), file=name or None))

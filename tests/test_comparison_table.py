@@ -5,7 +5,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stored import PROBLEM, STEADY, case, row, run, times
 
@@ -116,7 +116,6 @@ def rows_of(text, spec):
     return [task.key for task in found]
 
 
-@settings(deadline=None)
 @given(
     name=st.sampled_from(NAMES), batch=st.sampled_from([1, 0, 64]),
     conv_pass=st.sampled_from(ConvPass), layout=st.sampled_from(Layout), epilogue=st.sampled_from(Epilogue),

@@ -20,7 +20,7 @@ from convbench.roofline import Bound, Thresholds, place, place_nominal
 from convbench.testing import random_problem
 from convbench.work import compulsory_bytes, exact_flops, no_reuse_bytes, nominal_flops, nominal_macs, nominal_work
 
-PROPERTY = settings(deadline=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 TOPS = (4, 300, 2**16, MAX_EXTENT, MAX_EXTENT)
 ASKED = [(conv_pass, Epilogue.NONE) for conv_pass in ConvPass] + [
     (ConvPass.FPROP, Epilogue.BIAS), (ConvPass.FPROP, Epilogue.BIAS_RELU),

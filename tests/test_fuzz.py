@@ -22,7 +22,7 @@ from convbench.suite import builtin_suites, parse_suite
 
 CASES = int(os.environ.get("CONVBENCH_FUZZ", "300"))
 FUZZ = settings(
-    max_examples=CASES, deadline=None, database=None, derandomize=CASES == 300,
+    max_examples=CASES, database=None, derandomize=CASES == 300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )  # fmt: skip
 GOLDEN = [path.read_bytes() for path in sorted((Path(__file__).parent / "data").glob("run-v*.jsonl"))]

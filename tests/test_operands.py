@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from convbench.operands import NUMPY_DTYPES, Operands, decode, encode, from_layout, grouped, index, to_layout
 from convbench.problem import Dtype, Layout, Problem
 
-PROPERTY = settings(deadline=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 PROBLEMS = [
     Problem(batch=3, in_channels=4, out_channels=6, groups=2, input_size=(9,), filter_size=(3,)),
     Problem(batch=2, in_channels=3, out_channels=5, input_size=(7, 8), filter_size=(3, 2), stride=(2, 1)),

@@ -25,7 +25,7 @@ from convbench.problem import (
     Problem,
 )
 
-PROPERTY = settings(deadline=None, max_examples=200)
+PROPERTY = settings(max_examples=200)
 SMALL = {"batch": 2, "in_channels": 4, "out_channels": 6, "input_size": (9, 8), "filter_size": (3, 2)}
 
 

@@ -166,7 +166,7 @@ def problems(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problems())
 def test_adjoint(problem):
     """<dy, conv(x, w)> = <dgrad(dy, w), x> = <wgrad(dy, x), w>."""
@@ -177,7 +177,7 @@ def test_adjoint(problem):
     assert np.vdot(dw, w) == pytest.approx(np.vdot(dy, y), abs=1e-13 * size)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems(), st.floats(-4, 4), st.floats(-4, 4))
 def test_linear_in_each_operand(problem, alpha, beta):
     first, second = tensors(problem, seed=1), tensors(problem, seed=2)

@@ -25,7 +25,7 @@ from convbench.stats import (
     trend_probability,
 )
 
-PROPERTY = settings(deadline=None, max_examples=150)
+PROPERTY = settings(max_examples=150)
 CONFIDENCES = [0.9, 0.95, 0.99]
 numbers = st.floats(-1e6, 1e6)
 samples = st.lists(numbers, min_size=1, max_size=60)

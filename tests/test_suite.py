@@ -15,7 +15,7 @@ from convbench.errors import InputError
 from convbench.problem import MAX_EXTENT, Problem
 from convbench.suite import ALIASES, CONFIDENCES, Gate, Suite, builtin_suites, load_suite, parse_suite, suite_file
 
-PROPERTY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 PROBLEM = {"name": "p", "batch": 2, "in_channels": 4, "out_channels": 6, "input_size": 9, "filter_size": 3}
 SUITE = {"schema": 1, "name": "mine", "problem": [PROBLEM]}
 DELETED = ...

@@ -111,7 +111,7 @@ def test_matrices_are_the_definition(m, r):
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_distinct_points_do(data):
     m, r = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     points = data.draw(st.lists(fractions, min_size=m + r - 2, max_size=m + r - 2, unique=True))
@@ -182,7 +182,7 @@ def test_a_transform_is_the_correlation_of_a_tile(family, tiles):
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 4), st.integers(0, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_dft_wraps_onto_zeros(outputs, taps, lead, trail):
     """Zeros at both ends shorten the transform by the shorter end, and what is read beyond it is zero."""
     reads = outputs + taps - 1

@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convbench.backends import Sample
@@ -78,7 +78,6 @@ def test_samples_last_long_enough_and_not_much_longer(exponent, factor):
 
 
 @given(st.floats(1e-9, 10.0))
-@settings(deadline=None)
 def test_any_duration_gives_a_sample_within_the_rule(seconds):
     launches = launches_per_sample(lambda: None, ScriptedClock(seconds), OPTIONS)
     assert OPTIONS.min_sample_s * (1 - 1e-9) <= launches * seconds <= 1.1 * OPTIONS.min_sample_s + seconds
@@ -216,7 +215,6 @@ def test_statistics_leave_their_input_unchanged():
 
 
 @given(st.lists(st.floats(1e-9, 1e3), max_size=30), st.floats(0, 10))
-@settings(deadline=None)
 def test_a_stop_reason_is_one_of_three_and_says_what_is_true(values, spent):
     reason = stop_reason(values, spent, OPTIONS)
     assert reason in {None, "precision", "max_time", "stalled"}

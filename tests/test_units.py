@@ -19,7 +19,7 @@ from convbench.units import (
     time_unit,
 )
 
-PROPERTY = settings(deadline=None, max_examples=150)
+PROPERTY = settings(max_examples=150)
 HALF_DIGIT = 0.005 * (1 + 1e-9)  # three significant digits: the largest relative error of rounding, at 1.00
 
 

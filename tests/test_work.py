@@ -25,7 +25,7 @@ from convbench.work import (
     real_fft_flops,
 )
 
-PROPERTY = settings(deadline=None, max_examples=200)
+PROPERTY = settings(max_examples=200)
 
 
 def case(problem, conv_pass=ConvPass.FPROP, dtype=Dtype.FP32, epilogue=Epilogue.NONE):
