@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-suites fuzz bench-peers reports plots lint clean
+.PHONY: run test test-suites fuzz bench-peers gpu-report reports plots lint clean
 
 run: $(VENV)/.run  ## AlexNet's convolutions on this CPU, by gathered windows and by the algorithms that auto takes
 	$(BIN)/convbench run alexnet --batch 16 -b cpu:gemm -b cpu:auto --phases
@@ -23,6 +23,12 @@ bench-peers: $(VENV)/.peers  ## the cpu backend beside PyTorch, on one thread an
 			$$($(BIN)/python benchmarks/peers.py --backends) -b torch -o runs/peers-$$threads.jsonl || test $$? -eq 6 || exit 1; \
 	done
 	$(BIN)/python benchmarks/peers.py runs/peers-*.jsonl
+
+MINUTES ?= 10
+
+gpu-report:  ## all that a GPU has to show, in reports/ and its name, within MINUTES: docs/gpu.md
+	@extra=$$($(PYTHON) benchmarks/gpu/driver.py) && $(MAKE) --no-print-directory $(VENV)/.gpu EXTRA=$$extra
+	@$(BIN)/python benchmarks/gpu/report.py --minutes $(MINUTES)
 
 # What `make reports` measures beside AlexNet: suite and batch.
 NETWORKS := overfeat-fast-4 vgg-a-4 googlenet-4 c3d-1 charcnn-large-4
@@ -80,6 +86,10 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 $(VENV)/.peers: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch]'
+	touch $@ $(VENV)/.run
+
+$(VENV)/.gpu: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA),test]'
 	touch $@ $(VENV)/.run
 
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
