@@ -121,7 +121,7 @@ class Suites:
         lights = course[..., :canaries].reshape(-1, len(CANARIES), CANARY_SAMPLES).min(-1)
         return Run(
             header=HEADER, rows=tuple(_row(place, times[:, :, place]) for place in range(self.rows)),
-            canaries=tuple(dict(zip(CANARIES, seconds, strict=True)) for seconds in lights.tolist()),
+            canaries={"cpu": tuple(dict(zip(CANARIES, seconds, strict=True)) for seconds in lights.tolist())},
         )  # fmt: skip
 
     def _noise(self, noise: Noise, part: int = 0) -> Noise:

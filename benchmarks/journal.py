@@ -70,7 +70,7 @@ def lines(rows: int, rounds: int, samples: int) -> Iterator[dict[str, Any]]:
                                    first_call_s=0.0234567, workspace_bytes=44_957_696, work=Work(phases),
                                    verification=VERIFICATION))  # fmt: skip
     for number in range(rounds):
-        yield canary_line(number, {"compute": 0.000758666, "memory": 0.002162369})
+        yield canary_line(number, "cpu", {"compute": 0.000758666, "memory": 0.002162369})
         for index in range(rows):
             taken = tuple(
                 Sample(0.0234567 + i * 1e-5, 0.0456789, ("switched",) if i == 3 else ()) for i in range(samples)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from convbench.check import check_baseline
-from convbench.compare import CPU_RULES, canary_ratios, changes, guard
+from convbench.compare import canary_ratios, changes, guard, moved_text
 from convbench.errors import InputError, NotComparableError
 from convbench.result import BROKEN
 from convbench.units import counted
@@ -54,11 +54,11 @@ def update(base: Run, new: Run, globs: Sequence[str], reason: str, date: str) ->
             raise InputError(f"the new run is no baseline: {row.key.label()} is {row.status}: {row.reason}")
     check_baseline(taken, "the new run")
     kept = [row for row in base.rows if not _matches(row, globs)]
-    moved = {name: ratio for name, ratio in canary_ratios(base, new).items() if abs(ratio - 1) > CPU_RULES.canary}
+    devices = {row.key.device for row in taken}
+    moved = [text for device, of in canary_ratios(base, new).items() if device in devices and (text := moved_text(of))]
     if kept and moved:
-        listed = ", ".join(f"{name} {ratio:.3f}" for name, ratio in moved.items())
-        raise NotComparableError(f"the machine was in another state: canaries moved ({listed}): rows of both runs "
-                                 "cannot stand in one baseline; measure again, or replace all")  # fmt: skip
+        raise NotComparableError(f"the machine was in another state: canaries moved ({', '.join(moved)}): rows of both "
+                                 "runs cannot stand in one baseline; measure again, or replace all")  # fmt: skip
     old, now = ({row.key for row in rows} for rows in (base.rows, taken))
     if kept:
         _check_measured(base, [row for row in taken if row.key not in old])
@@ -86,8 +86,8 @@ def _check_measured(base: Run, added: Sequence[Row]) -> None:
 
     def asked(row: Row) -> tuple[object, ...]:
         key, case = row.key, row.key.case
-        return (key.backend, key.algorithm, key.cache, key.accuracy, case.conv_pass, case.precision, case.layout,
-                case.epilogue)  # fmt: skip
+        return (key.name, key.device, key.cache, key.accuracy, key.workspace_limit_bytes, case.conv_pass,
+                case.precision, case.layout, case.epilogue)  # fmt: skip
 
     known = {asked(row) for row in base.rows}
     for row in added:

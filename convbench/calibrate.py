@@ -15,10 +15,10 @@ from itertools import pairwise
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
-from convbench.backends import REMARKS
+from convbench.backends import ON_STREAM, REMARKS
 from convbench.cache import Remembered, cache_folder
 from convbench.ceilings import Ceiling, Ceilings, CurvePoint
-from convbench.datasheet import matching_datasheet
+from convbench.datasheet import matching_datasheet, most_fma_per_clock
 from convbench.doctor import steering
 from convbench.errors import ConvbenchError, InputError
 from convbench.plateaus import CACHES, L1_BYTES, Level, find_levels
@@ -146,6 +146,8 @@ def evaluate(probes: Sequence[Probe], passes: Sequence[Pass], machine: Machine, 
     for probe, ceiling in measured:
         if probe.kind == "compute" and (probe.name not in compute or ceiling.value > compute[probe.name].value):
             compute[probe.name] = ceiling
+    launched = {probe.name: ceiling for probe, ceiling in measured if probe.kind == "launch"}
+    launch_stream = launched.pop(ON_STREAM, None)
     traffic = [(probe, ceiling) for probe, ceiling in measured if probe.kind == "bandwidth"]
     curve = tuple(
         CurvePoint(mix=p.name, size_bytes=p.size_bytes, bytes_per_s=c.value, sigma=c.sigma) for p, c in traffic
@@ -156,7 +158,8 @@ def evaluate(probes: Sequence[Probe], passes: Sequence[Pass], machine: Machine, 
         compute=compute,
         bandwidth={name: max(of.values(), key=lambda c: c.value) for name, of in mixes.items()},
         capacity_bytes={level.name: level.capacity_bytes for level in levels if level.capacity_bytes},
-        launch=next((ceiling for probe, ceiling in measured if probe.kind == "launch"), None),
+        launch=next(iter(launched.values()), None),
+        launch_stream=launch_stream,
         is_gpu=machine.gpu_name is not None,
         threads=None if machine.gpu_name else threads,
         mixes=mixes,
@@ -216,7 +219,9 @@ def checked(of: Ceilings, machine: Machine, sheet: Datasheet | None) -> Ceilings
             said = f"{format_si(compute[mode].value, 'flop/s')}, above {format_si(most, 'flop/s')}"
             warnings.append(f"broken calibration: {mode} at {said}, what any such processor could do; not used")
             del compute[mode]
-    if "fp32" in compute and "fp64" in compute and compute["fp64"].value > TOLERANCE * compute["fp32"].value:
+    # Tensor cores of some GPUs multiply in fp64 as fast as their other units do in fp32.
+    comparable = not of.is_gpu and {"fp32", "fp64"} <= compute.keys()
+    if comparable and compute["fp64"].value > TOLERANCE * compute["fp32"].value:
         warnings.append("broken calibration: fp64 above fp32; neither is used")
         del compute["fp32"], compute["fp64"]
     order = [level for level in (*CACHES, "dram") if level in bandwidth]
@@ -243,8 +248,16 @@ def _below(measured: Mapping[str, Ceiling], printed: Mapping[str, Ceiling], caus
 def most_flop_per_s(machine: Machine, threads: int | None, mode: str) -> float | None:
     """What no processor of this kind exceeds: two FMA units of its widest vectors per core, at FASTEST_CLOCK_HZ.
 
-    None where that is not known: other architectures may have matrix units that BLAS uses unasked.
+    Of a GPU: what datasheets of its compute capability say that a multiprocessor does, at the highest clock that its
+    driver allows. None where that is not known: other architectures may have matrix units that BLAS uses unasked.
     """
+    if machine.gpu_name is not None:
+        if not (machine.gpu_compute_capability and machine.gpu_units and machine.gpu_clock_hz):
+            return None
+        fma = most_fma_per_clock(machine.gpu_compute_capability, mode)
+        if fma is None:
+            return None
+        return 2.0 * machine.gpu_units * fma * machine.gpu_clock_hz
     widths = {"fp32": 4, "fp64": 8}
     if machine.arch not in {"x86_64", "AMD64"} or mode not in widths or not threads:
         return None

@@ -79,7 +79,9 @@ class Ceilings:
         compute: peak by math mode ("fp32", "tf32", …), flop/s.
         bandwidth: by level ("dram", "l2", "l3"), B/s: that of the fastest mix, which no traffic should exceed.
         capacity_bytes: of the caches among those levels, as one run on `threads` threads sees them.
-        launch: latency of one launch, seconds; None where it is not known, and then it counts as 0.
+        launch: latency of one launch, seconds; None where it is not known, and then it counts as 0. Of a GPU that of a
+            launch in a graph, as rows are timed.
+        launch_stream: of a GPU the same on a stream, launched from Python; None where it is not known.
         is_gpu: a GPU's L2 holds less of a working set than a CPU's caches do.
         threads: CPU threads that these bounds hold for; None where that does not apply.
         mixes: bandwidth by level and mix of traffic ("read", "copy", "add"), B/s.
@@ -92,6 +94,7 @@ class Ceilings:
     bandwidth: Mapping[str, Ceiling]
     capacity_bytes: Mapping[str, int] = field(default_factory=dict)
     launch: Ceiling | None = None
+    launch_stream: Ceiling | None = None
     is_gpu: bool = False
     threads: int | None = None
     mixes: Mapping[str, Mapping[str, Ceiling]] = field(default_factory=dict)
@@ -114,7 +117,8 @@ class Ceilings:
             values = dict(fields)
             for name in ("compute", "bandwidth"):
                 values[name] = {key: Ceiling(**ceiling) for key, ceiling in values[name].items()}
-            values["launch"] = Ceiling(**values["launch"]) if values.get("launch") else None
+            for name in ("launch", "launch_stream"):
+                values[name] = Ceiling(**values[name]) if values.get(name) else None
             values["mixes"] = {
                 level: {mix: Ceiling(**ceiling) for mix, ceiling in mixes.items()}
                 for level, mixes in values.get("mixes", {}).items()

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
-from convbench.backends import BackendSpec
+from convbench.backends import RUN, BackendSpec
 from convbench.errors import ConvbenchError
 from convbench.tasks import Silent
 from convbench.units import format_time
@@ -32,7 +32,12 @@ def start(arguments: Sequence[str], how: str, only: Sequence[str] = (), **pipes:
     # -P: modules of the working directory must not stand in for ours.
     command = [sys.executable, "-P", "-m", "convbench", *arguments, how, *(f"--only={text}" for text in only)]
     with interrupts_blocked():
-        return subprocess.Popen(command, **pipes)
+        return subprocess.Popen(command, env=environ(), **pipes)
+
+
+def environ() -> dict[str, str]:
+    """The environment of a process that this one starts to measure in."""
+    return os.environ | {RUN: str(os.getpid())}
 
 
 @contextlib.contextmanager

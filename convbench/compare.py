@@ -19,7 +19,7 @@ from convbench.stats import first_quartile, median
 from convbench.suite import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from convbench.result import Row, RowKey, Run
     from convbench.timing import Round
@@ -124,7 +124,7 @@ class Compared:
 
     Attributes:
         rows: in the order of the baseline, then those that only the new run has.
-        canaries: new over base, by canary.
+        canaries: new over base, by canary, its device before the name where there are several.
         changed: what differs in the environment, as (name, base, new): listed, and no reason to refuse.
     """
 
@@ -162,15 +162,17 @@ def compare(base: Run, new: Run, gates: Mapping[str, Gate] | None = None) -> Com
     """
     guard(base.header, new.header)
     canaries = canary_ratios(base, new)
-    moved = ", ".join(f"{name} × {ratio:.3f}" for name, ratio in canaries.items() if abs(ratio - 1) > CPU_RULES.canary)
+    moved = {device: moved_text(of) for device, of in canaries.items()}
     bases, news = ({_question(row.key): row for row in run.rows} for run in (base, new))
     if not bases.keys() & news.keys():
         raise NotComparableError("the two runs have no row in common: nothing can be compared")
     rows = tuple(
-        _compared(bases.get(key), news.get(key), moved, (gates or {}).get(key.case.name, Gate()))
+        _compared(bases.get(key), news.get(key), moved.get(key.device, ""), (gates or {}).get(key.case.name, Gate()))
         for key in dict.fromkeys([*bases, *news])
     )
-    return Compared(rows=rows, canaries=canaries, changed=changes(base.header, new.header))
+    named = {name if len(canaries) == 1 else f"{device} {name}": ratio
+             for device, of in canaries.items() for name, ratio in of.items()}  # fmt: skip
+    return Compared(rows=rows, canaries=named, changed=changes(base.header, new.header))
 
 
 def _question(key: RowKey) -> RowKey:
@@ -179,24 +181,27 @@ def _question(key: RowKey) -> RowKey:
 
 
 def guard(base: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuses runs with these headers where they say nothing about each other.
+    """Refuses runs with these headers where they say nothing about each other; devices that only one has do not matter.
 
     Raises:
-        NotComparableError: another machine, method or number of threads; the text names the field and both values.
+        NotComparableError: another machine, method, number of threads or limit of workspaces; the text names the field
+            and both values.
     """
-    for name, old, now in zip(_CONDITIONS, _conditions(base), _conditions(new), strict=True):
+    shared = base["devices"].keys() & new["devices"].keys()
+    for name, old, now in zip(_CONDITIONS, _conditions(base, shared), _conditions(new, shared), strict=True):
         if old != now:
             raise NotComparableError(f"not comparable: {name} was {old}, is now {now}")
 
 
-_CONDITIONS = ("machine (fingerprint by device)", "method version", "threads")
+_CONDITIONS = ("machine (fingerprint by device)", "method version", "threads", "workspace limit")
 
 
-def _conditions(header: Mapping[str, Any]) -> tuple[Any, ...]:
+def _conditions(header: Mapping[str, Any], devices: Container[str]) -> tuple[Any, ...]:
     return (
-        {name: device["fingerprint"] for name, device in header["devices"].items()},
+        {name: of["fingerprint"] for name, of in header["devices"].items() if name in devices or not devices},
         header["method"],
         header["options"].get("threads"),
+        header["options"].get("workspace_limit_bytes"),
     )
 
 
@@ -218,18 +223,30 @@ def _flat(header: Mapping[str, Any]) -> list[tuple[str, str]]:
              "revision": environment["git_revision"]}  # fmt: skip
     named |= {f"library {name}": version for name, version in environment["libraries"].items()}
     named |= {f"variable {name}": value for name, value in environment["variables"].items()}
+    named |= {f"{name} of {device}": version for device, of in header["devices"].items()
+              for name, version in of.get("versions", {}).items()}  # fmt: skip
     named |= {f"suite {suite['name']}": suite["sha256"][:12] for suite in header["suites"]}
     return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
-def canary_ratios(base: Run, new: Run) -> dict[str, float]:
-    """The fastest of each canary, new over base: delays lengthen a canary and never shorten it."""
-    old, now = ({name: min(c[name] for c in run.canaries if name in c) for name in _names(run)} for run in (base, new))
-    return {name: now[name] / seconds for name, seconds in old.items() if name in now}
+def canary_ratios(base: Run, new: Run) -> dict[str, dict[str, float]]:
+    """The fastest of each canary, new over base, by device: delays lengthen a canary and never shorten it."""
+    return {
+        device: {name: now[name] / seconds for name, seconds in old.items() if name in now}
+        for device in base.canaries
+        if device in new.canaries
+        for old, now in [(_fastest(base.canaries[device]), _fastest(new.canaries[device]))]
+    }
 
 
-def _names(run: Run) -> list[str]:
-    return sorted({name for canaries in run.canaries for name in canaries})
+def _fastest(canaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for seconds in canaries for name in seconds})
+    return {name: min(seconds[name] for seconds in canaries if name in seconds) for name in names}
+
+
+def moved_text(ratios: Mapping[str, float]) -> str:
+    """The canaries of a device that moved, with their ratios; "" where none did."""
+    return ", ".join(f"{name} × {ratio:.3f}" for name, ratio in ratios.items() if abs(ratio - 1) > CPU_RULES.canary)
 
 
 def _compared(base: Row | None, new: Row | None, moved: str, gate: Gate) -> Comparison:
@@ -342,19 +359,19 @@ class Pair:
 
 
 def pairs(run: Run, first: str, second: str) -> list[Pair]:
-    """The rows of two algorithms, each named "backend:algorithm", that have a time for the same question.
+    """The rows of two algorithms, each by `RowKey.name`, that have a time for the same question.
 
     Raises:
         InputError: the run has no row of such a name, or no question that both have a time for.
     """
-    known = dict.fromkeys(f"{row.key.backend}:{row.key.algorithm}" for row in run.rows)
+    known = dict.fromkeys(row.key.name for row in run.rows)
     for name in (first, second):
         if name not in known:
             raise unknown_name("algorithm", name, [*known], where=" in the run")
     timed = {}
     for row in run.rows:
         if row.time_s is not None:
-            timed[f"{row.key.backend}:{row.key.algorithm}", row.key.case, row.key.cache] = row
+            timed[row.key.name, row.key.case, row.key.cache] = row
     found = [
         _pair(row, timed[second, case, cache])
         for (name, case, cache), row in timed.items()

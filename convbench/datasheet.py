@@ -37,6 +37,9 @@ PREDICTED_TENSOR = 0.80
 PREDICTED_LAUNCH_S = 2e-6
 """One launch on a stream: the middle of the published 1 to 3 µs (gpu-benches: 1.6 to 2.6 on L40, A40, H200, A100)."""
 
+HALVED = ("rtx-", "gtx-")
+"""How the names of GeForce cards begin."""
+
 _PUBLISHED = {"published_source": "source"}
 _TOP = {
     "schema": "integer", "name": "text", "title": "text", "vendor": "text", "kind": "text", "units": "integer",
@@ -171,6 +174,21 @@ def matching_datasheet(machine: Machine) -> Datasheet | None:
     if not best or (len(best) == 2 and best[0][0] == best[1][0]):
         return None
     return load_datasheet(best[0][1])
+
+
+def most_fma_per_clock(compute_capability: str, math_mode: str) -> int | None:
+    """The most multiply-adds a clock and unit that the datasheet of a GPU of this compute capability says.
+
+    None where none does, or only those of GeForce cards: their tensor cores add up in fp32 at half of what chips can.
+    """
+    sheets = [load_datasheet(name) for name in datasheets()]
+    known = [
+        sheet.peaks[math_mode].fma_per_clock
+        for sheet in sheets
+        if sheet.compute_capability == compute_capability and math_mode in sheet.peaks
+        if math_mode in {MathMode.FP32, MathMode.FP64} or not sheet.name.startswith(HALVED)
+    ]
+    return max(known, default=None)
 
 
 def parse_datasheet(content: bytes, where: str) -> Datasheet:

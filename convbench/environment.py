@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from convbench.machine import Machine
 
 LIBRARIES = ("numpy", "scipy", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend",
-             "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-jit-cu12", "nvidia-cudnn-jit-cu13")  # fmt: skip
+             "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-jit-cu12", "nvidia-cudnn-jit-cu13",
+             "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cufft", "nvidia-cufft-cu12", "nvidia-cuda-nvrtc",
+             "nvidia-cuda-nvrtc-cu12", "nvidia-ml-py")  # fmt: skip
 BLAS_PREFIXES = ("OPENBLAS_", "GOTO_", "OMP_", "MKL_", "BLIS_", "VECLIB_")
 VARIABLE_PREFIXES = (*BLAS_PREFIXES, "MALLOC_", "NUMEXPR_")
 OLDER_CORES = {

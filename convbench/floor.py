@@ -41,17 +41,18 @@ def smallest_problems(problem: Problem) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """Floors by backend, algorithm and smallest case, measured once: the layers of a network share them."""
+    """Floors by backend, device, algorithm and smallest case, measured once: the layers of a network share them."""
 
     options: PlanOptions
     seed: int
-    known: dict[tuple[str, str, Case], float | None] = field(default_factory=dict)
+    known: dict[tuple[str, str, str, Case], float | None] = field(default_factory=dict)
 
     def of(self, backend: Backend, algorithm: str, case: Case) -> float | None:
         """Seconds; None where the algorithm does none of the smallest problems. It raises nothing of the backend's."""
+        device = backend.device().name
         for problem in smallest_problems(case.problem):
             smallest = replace(case, suite="", name="smallest", repeat=1, problem=problem)
-            question = (backend.name, algorithm, smallest)
+            question = (backend.name, device, algorithm, smallest)
             if question not in self.known:
                 self.known[question] = self._measured(backend, algorithm, smallest)
             if (seconds := self.known[question]) is not None:

@@ -43,7 +43,7 @@ Seconds = Annotated[float, Meta(ge=0, le=MOST_SECONDS)]  # at least LEAST_SECOND
 _SUITE = defstruct("_SUITE", [("name", str), ("sha256", str)])
 _ENVIRONMENT = defstruct("_ENVIRONMENT", [("libraries", dict[str, Any]), ("blas", list[dict[str, Any]])])
 _UPDATE = defstruct("_UPDATE", [("date", str), ("reason", str), ("replaced", int), ("added", int), ("dropped", int)])
-_DEVICE = defstruct("_DEVICE", [("machine", dict[str, Any]), ("fingerprint", str)])
+_DEVICE = defstruct("_DEVICE", [("machine", dict[str, Any]), ("fingerprint", str), ("versions", dict[str, Any], {})])
 _HEADER = defstruct("_HEADER", [
     ("convbench_version", str), ("created", str), ("command", list[str]), ("suites", list[dict[str, Any]]),
     ("seed", int), ("options", dict[str, Any]), ("environment", _ENVIRONMENT), ("devices", dict[str, Any]),
@@ -82,6 +82,7 @@ class _Key(Struct, forbid_unknown_fields=True):
     cache: str
     threads: Index
     accuracy: Number | None
+    workspace_limit_bytes: Index | None
 
 
 class _Phase(Struct, forbid_unknown_fields=True):
@@ -112,11 +113,13 @@ class _CaseLine(Struct, tag_field="type", tag="case"):
     reason: str
     resolved: str | None
     plan_s: Number | None
+    build_s: Number | None
     first_call_s: Number | None
     floor_s: Seconds | None
     workspace_bytes: Count | None
     work: list[_Phase] | None
     verification: _Verification | None
+    notes: list[str]
 
 
 class _RoundLine(Struct, tag_field="type", tag="round"):
@@ -126,6 +129,7 @@ class _RoundLine(Struct, tag_field="type", tag="round"):
     wall_s: tuple[Seconds, ...]
     cpu_s: tuple[Seconds | None, ...]
     flags: dict[Index, list[str]]
+    meters: dict[str, Number]
     stop: str | None
 
 
@@ -142,6 +146,7 @@ class _FailureLine(Struct, tag_field="type", tag="failure"):
 
 
 class _CanaryLine(Struct, tag_field="type", tag="canary"):
+    device: str
     seconds: dict[str, Seconds]
 
 
@@ -174,7 +179,7 @@ class Folder:
         self.header: dict[str, Any] | None = None
         self._steps: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
         self._rows: dict[int, dict[str, Any]] = {}  # the arguments of each Row
-        self._canaries: list[dict[str, float]] = []
+        self._canaries: dict[str, list[dict[str, float]]] = {}  # by device
         self._cases: dict[bytes, Case] = {}  # by their JSON: building one is what costs most
 
     def add(self, line: bytes) -> None:
@@ -194,7 +199,9 @@ class Folder:
             self._add_case(entry)
         elif isinstance(entry, _CanaryLine):
             _check_seconds("seconds", *entry.seconds.values())
-            self._canaries.append({printable(name): value for name, value in entry.seconds.items()})
+            seconds = {printable(name): value for name, value in entry.seconds.items()}
+            device = entry.device or next(iter(self.header["devices"]), "")
+            self._canaries.setdefault(printable(device), []).append(seconds)
         elif isinstance(entry, _PhasesLine):
             self._add_phases(entry)
         else:
@@ -212,7 +219,8 @@ class Folder:
         # In the order asked for; a resumed run measures an unfinished row anew, in its old place.
         latest = {fields["key"]: fields for _, fields in sorted(self._rows.items())}
         rows = tuple(Row(**{**fields, "rounds": tuple(fields["rounds"])}) for fields in latest.values())
-        return Run(self.header, rows, tuple(self._canaries), note, end, max(self._rows, default=-1) + 1)
+        canaries = {device: tuple(of) for device, of in self._canaries.items()}
+        return Run(self.header, rows, canaries, note, end, max(self._rows, default=-1) + 1)
 
     def _add_header(self, entry: Any) -> None:
         version = schema_of(entry)
@@ -270,11 +278,13 @@ class Folder:
             "reason": printable(entry.reason),
             "resolved": entry.resolved and intern(printable(entry.resolved)),
             "plan_s": entry.plan_s,
+            "build_s": entry.build_s,
             "first_call_s": entry.first_call_s,
             "floor_s": entry.floor_s,
             "workspace_bytes": entry.workspace_bytes,
             "work": None if entry.work is None else Work(_PHASES(entry.work)),
             "verification": verification,
+            "notes": tuple(intern(printable(note)) for note in entry.notes),
             "rounds": [],
             "phases": (),
         }
@@ -290,7 +300,8 @@ class Folder:
             _check_name(name)
         backend, algorithm, device, cache = map(intern, names)
         return RowKey(case=case, backend=backend, algorithm=algorithm, device=device, cache=cache,
-                      threads=fields.threads, accuracy=fields.accuracy)  # fmt: skip
+                      threads=fields.threads, accuracy=fields.accuracy,
+                      workspace_limit_bytes=fields.workspace_limit_bytes)  # fmt: skip
 
     def _add_round(self, entry: _RoundLine) -> None:
         fields = self._open_row(entry.row)
@@ -303,7 +314,8 @@ class Folder:
             if index >= len(wall):
                 raise _refusal("flags", f"there is no sample {index}")
             flags[index] = tuple([intern(printable(name)) for name in names])
-        fields["rounds"].append(Round(entry.launches, Columns(wall, cpu, flags), entry.process))
+        meters = {intern(printable(name)): value for name, value in entry.meters.items()}
+        fields["rounds"].append(Round(entry.launches, Columns(wall, cpu, flags), entry.process, meters))
         if entry.stop:
             fields["status"], fields["stop_reason"] = Status.OK, intern(printable(entry.stop))
 

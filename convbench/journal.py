@@ -59,11 +59,13 @@ def case_line(index: int, row: Row) -> dict[str, Any]:
         "reason": printable(row.reason),
         "resolved": row.resolved,
         "plan_s": _finite(row.plan_s),
+        "build_s": _finite(row.build_s),
         "first_call_s": _finite(row.first_call_s),
         "floor_s": row.floor_s,
         "workspace_bytes": _finite(row.workspace_bytes),
         "work": row.work.to_list() if row.work else None,
         "verification": {key: _finite(value) for key, value in row.verification.items()} if row.verification else None,
+        "notes": [printable(note) for note in row.notes],
     }
 
 
@@ -83,6 +85,7 @@ def round_line(index: int, number: int, measured: Round, stop: str | None) -> di
         "wall_s": [*measured.columns.wall_s],
         "cpu_s": [*measured.columns.cpu_s],
         "flags": {str(index): [*names] for index, names in measured.columns.flags.items()},
+        "meters": dict(measured.meters),
         "stop": stop,
     }
 
@@ -97,15 +100,16 @@ def phases_line(index: int, process: int, seconds: Sequence[Sequence[float]]) ->
     return {"type": "phases", "row": index, "process": process, "seconds": [list(run) for run in seconds]}
 
 
-def canary_line(number: int, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Seconds of each canary at the start of round `number`."""
-    return {"type": "canary", "round": number, "seconds": dict(seconds)}
+def canary_line(number: int, device: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Seconds of each canary of a device at the start of round `number`."""
+    return {"type": "canary", "round": number, "device": device, "seconds": dict(seconds)}
 
 
 def content(run: Run) -> bytes:
     """A result file that holds this run."""
     lines: list[Mapping[str, Any]] = [run.header | {"type": "header", "schema_version": SCHEMA_VERSION}]
-    lines += [canary_line(number, seconds) for number, seconds in enumerate(run.canaries)]
+    for device, canaries in run.canaries.items():
+        lines += [canary_line(number, device, seconds) for number, seconds in enumerate(canaries)]
     for index, row in enumerate(run.rows):
         timed = bool(row.rounds)
         lines.append(case_line(index, replace(row, status=Status.PARTIAL, reason="") if timed else row))

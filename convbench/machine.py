@@ -50,7 +50,8 @@ class Machine:
         memory_bytes: main memory, or the container's limit where that is less.
         virtualised: whether a hypervisor is underneath.
         gpu_memory_bytes: total memory of the GPU; gpu_units its streaming multiprocessors.
-        gpu_mig: the name of the slice, where the GPU is shared out; gpu_power_limit_w its power limit, in watts.
+        gpu_mig: the name of the slice, where the GPU is shared out; gpu_power_limit_w its power limit, in watts;
+            gpu_clock_hz the highest clock that its streaming multiprocessors may have.
     """
 
     os: str
@@ -68,6 +69,7 @@ class Machine:
     gpu_memory_bytes: int | None = None
     gpu_mig: str | None = None
     gpu_power_limit_w: float | None = None
+    gpu_clock_hz: float | None = None
 
     @property
     def fingerprint(self) -> str:

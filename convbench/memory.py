@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from convbench.problem import ConvPass
+from convbench.problem import ConvPass, Epilogue
 
 if TYPE_CHECKING:
     from convbench.problem import Case
@@ -17,6 +17,16 @@ def operand_bytes(case: Case) -> int:
     x, w, y = math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape)
     read = {ConvPass.FPROP: x + w, ConvPass.DGRAD: y + w, ConvPass.WGRAD: x + y}[case.conv_pass]
     return read * max(4, case.dtype.itemsize)
+
+
+def transfer_bytes(case: Case) -> int:
+    """Copies on the host where a device has memory of its own: of a tensor on its way there or back.
+
+    Rounding to bf16 takes three at a time. With an epilogue there is the output of a second plan beside them.
+    """
+    p, outputs = case.problem, math.prod(case.output_shape)
+    copies = 3 * max(math.prod(p.x_shape), math.prod(p.w_shape), math.prod(p.y_shape))
+    return (copies + (0 if case.epilogue is Epilogue.NONE else outputs)) * max(4, case.dtype.itemsize)
 
 
 def verification_bytes(case: Case) -> int:

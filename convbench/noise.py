@@ -149,7 +149,7 @@ def measure(
     clock = device.clock(1)
     timers = {row: RowTimer(lambda: device.advance(true_s), clock, options) for row in range(rows)}
     found = {}
-    for event in interleave(timers, {}, clock, process):
+    for event in interleave(timers, (), process):
         if isinstance(event, Measured) and event.error:
             raise event.error
         if isinstance(event, Measured) and event.stop:

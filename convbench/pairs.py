@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from convbench import __version__, environment
 from convbench.accuracy import DEFAULT_ACCURACY
-from convbench.children import begin, ending, interrupts_blocked
+from convbench.children import begin, ending, environ, interrupts_blocked
 from convbench.compare import screen_value
 from convbench.confirm import NULL, PAIRS, Launched, launches_needed
 from convbench.errors import ConvbenchError, InputError
@@ -36,7 +36,7 @@ from convbench.units import format_time
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Of the lines: raised when a side of another version would misunderstand them."""
 ROUND_S = 0.05
 """Seconds of samples for one value, or one launch where that lasts longer."""
@@ -142,7 +142,7 @@ class _Process:
         command = [self.side.python, "-P", "-m", "convbench.pairs"]
         try:
             with interrupts_blocked():
-                self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ())
         except OSError as error:
             raise InputError(f"cannot start {self.side.python}: {error.strerror}") from None
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -301,7 +301,7 @@ def _loaded(text: str) -> dict[str, Any]:
 
 def _timer(request: dict[str, Any]) -> tuple[RowTimer | None, Status, str]:
     """What times the row of a request; or status and reason where there is no plan of it, or none that is right."""
-    from convbench.backends import parse_backend
+    from convbench.backends import device_index, parse_backend
     from convbench.fold import key_from_json
     from convbench.operands import Operands
     from convbench.runner import RunOptions, Spent, make_timer, prepare
@@ -311,10 +311,12 @@ def _timer(request: dict[str, Any]) -> tuple[RowTimer | None, Status, str]:
         key = key_from_json(json.dumps(request["plan"]).encode())
         timing = TimingOptions(max_time_s=FULL_ROUNDS * ROUND_S)
         options = RunOptions(
-            threads=key.threads, max_memory=sys.maxsize, timing=timing, accuracy=key.accuracy or DEFAULT_ACCURACY
-        )
-        backend = parse_backend(f"{request['backend']}:{key.algorithm}")
-        (task,) = tasks([key.case], [backend], key.threads, (key.cache,), options.accuracy)
+            threads=key.threads, max_memory=sys.maxsize, timing=timing, accuracy=key.accuracy or DEFAULT_ACCURACY,
+            workspace_limit_bytes=key.workspace_limit_bytes,
+        )  # fmt: skip
+        index = device_index(key.device)
+        specs = parse_backend(f"{request['backend']}:{key.algorithm}", () if index is None else (index,))
+        (task,) = tasks([key.case], specs, key.threads, (key.cache,), options.accuracy, key.workspace_limit_bytes)
         if task.unavailable:
             return None, Status.UNAVAILABLE, task.unavailable
         if task.candidate.reason:

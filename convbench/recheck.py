@@ -68,8 +68,8 @@ class Kept:
         chosen: NDArray[Any] = self._plan.output()[self._chosen]
         return chosen.copy()
 
-    def recheck(self) -> str | None:
-        """Runs the plan once more on a poisoned output; what is wrong with it now, None if nothing is.
+    def recheck(self) -> str | BaseException | None:
+        """Runs the plan once more on a poisoned output; what is wrong with it now, or raised; None if nothing is.
 
         Runs may round differently, as threads add up in another order: each is allowed its own bound.
         """
@@ -86,7 +86,7 @@ class Kept:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  a backend may raise anything
-            return f"after timing, a run raised {type(error).__name__}: {error}"
+            return error
         root = max(math.sqrt(self._case.accumulation_length), float(np.max(np.abs(self._values), initial=0.0)))
         allowed = 2 * relative_bound(self._case, self._plan.error_bound) * root
         beyond = int(np.count_nonzero(~(difference <= allowed)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from convbench.accuracy import DEFAULT_ACCURACY
+from convbench.backends import device_index
 from convbench.result import COLD
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Recipe:
             words.append("--cold")
         if self.batches.get((case.suite, case.name)) != batch:
             words += ["--batch", str(batch)]
+        if index := device_index(key.device):
+            words += ["--device", str(index)]
+        if key.workspace_limit_bytes is not None:
+            words += ["--workspace-limit", str(key.workspace_limit_bytes)]
         if key.accuracy not in {None, DEFAULT_ACCURACY}:
             words += ["--accuracy", f"{key.accuracy:.0e}".replace("e-0", "e-")]
         return shlex.join(words)

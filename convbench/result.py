@@ -8,11 +8,13 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from convbench.backends import REMARKS
+from convbench.backends import REMARKS, device_index
 from convbench.stats import drifted, median, pooled_interval
 from convbench.work import Work, nominal_flops
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convbench.problem import Case
     from convbench.timing import Round
 
@@ -46,13 +48,26 @@ class Remark(StrEnum):
 BROKEN = {Status.WRONG, Status.FAILED, Status.OUT_OF_MEMORY, Status.TIMEOUT}
 """Statuses that make a run end with exit code 6."""
 
+METERED_S = 1.0
+"""Seconds of metered rounds from which a row has joules: NVML's energy is assumed to move on every 0.1 s, as readings of
+power do (A100, H100; Yang, Adamek, Armour, arXiv 2312.02741), so that its ends are off by a tenth at most."""
+BUSY_SHARE = 0.8
+"""Share of those seconds that samples make up at least, or most of the energy may be that of what lies between them."""
+
+
+def row_name(backend: str, algorithm: str, device: str) -> str:
+    """An algorithm on a device, in one word: the device is named unless it is the only or the first one of its kind."""
+    name = f"{backend}:{algorithm}"
+    return f"{name}@{device}" if device_index(device) else name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowKey:
     """What was asked for: rows of different runs are matched by it.
 
     `algorithm` is the requested one, "auto" included; `cache` says whether caches were warm or cold; `accuracy` is the
-    tier that "auto" was limited to, None where an algorithm was asked for by name.
+    tier that "auto" was limited to, None where an algorithm was asked for by name; `workspace_limit_bytes` the scratch
+    memory that plans might ask for, None without a limit.
     """
 
     case: Case
@@ -62,10 +77,16 @@ class RowKey:
     cache: str = WARM
     threads: int = 1
     accuracy: float | None = None
+    workspace_limit_bytes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What runs the case: "backend:algorithm", or "backend:algorithm@cuda:1"."""
+        return row_name(self.backend, self.algorithm, self.device)
 
     def label(self) -> str:
         """The row in words, for messages."""
-        text = f"{self.case.label()} {self.backend}:{self.algorithm}"
+        text = f"{self.case.label()} {self.name}"
         return text if self.cache == WARM else f"{text} {self.cache}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +103,9 @@ class Row:
     Attributes:
         reason: why there is no time, or less than asked for; empty where all went well.
         resolved: the algorithm that ran, where planning got that far.
-        plan_s: seconds that planning took; first_call_s those of the first run, apart from all samples.
+        plan_s: seconds that planning took; build_s the part of them in which a library built or compiled its plan, None
+            where it does not say; first_call_s those of the first run, apart from all samples.
+        notes: what the plan says of itself, such as the notes of a library's engine.
         verification: fields of verify.Verification.
         rounds: raw samples by round.
         stop_reason: why measuring ended.
@@ -103,6 +126,8 @@ class Row:
     stop_reason: str | None = None
     phases: tuple[tuple[float, ...], ...] = ()
     floor_s: float | None = None
+    build_s: float | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def values(self) -> tuple[float, ...]:
@@ -143,6 +168,23 @@ class Row:
         """Executed flops per second: stands under the roof."""
         return self.work.executed_flops / self.time_s if self.time_s and self.work else None
 
+    def meter(self, name: str) -> float | None:
+        """Median over rounds of what a meter read; None where none did."""
+        read = [r.meters[name] for r in self.rounds if name in r.meters]
+        return median(read) if read else None
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of a run: its time at the mean power of the rounds, what lies between their samples included.
+
+        None where no meter read them, for less than METERED_S, or where samples are not most of that time.
+        """
+        metered = [r for r in self.rounds if {"energy_j", "window_s"} <= r.meters.keys()]
+        window_s = sum(r.meters["window_s"] for r in metered)
+        if self.time_s is None or window_s < METERED_S or sum(r.spent_s for r in metered) < BUSY_SHARE * window_s:
+            return None
+        return self.time_s * sum(r.meters["energy_j"] for r in metered) / window_s
+
     @property
     def disturbed_rounds(self) -> int:
         """Rounds in which a witness spoke against every sample, so that they count all the same."""
@@ -174,11 +216,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A journal, folded. `note` says what was forgiven while reading it."""
+    """A journal, folded; canaries by device. `note` says what was forgiven while reading it."""
 
     header: dict[str, Any]
     rows: tuple[Row, ...]
-    canaries: tuple[dict[str, float], ...] = ()
+    canaries: Mapping[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
     note: str = ""
     end: int = field(default=0, compare=False)
     """Bytes of the file up to the last whole line: where a resumed run goes on."""

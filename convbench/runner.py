@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,25 +14,22 @@ from convbench.backends import AUTO, Plan, PlanOptions
 from convbench.errors import UnsupportedError
 from convbench.floor import Floors
 from convbench.journal import canary_line, case_line, failure_line, phases_line, round_line
+from convbench.lost import DeviceLostError, Lost, finish
 from convbench.problem import Case, Dtype, Epilogue, Problem
 from convbench.recheck import Kept, linear_plan, looser, poisoned
 from convbench.result import WARM, Row, Status
 from convbench.tasks import Task, ask, describe, groups_by_memory, refusal
-from convbench.timing import Canaries, Measured, RowTimer, TimingOptions, interleave, shortest_sample_s
+from convbench.timing import Canaries, DeviceCanaries, RowTimer, interleave, phase_times, shortest_sample_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from convbench.operands import Operands
-    from convbench.timing import Round
+    from convbench.timing import Measured, Round, TimingOptions
     from convbench.verify import Verification
 
 TIMEOUT_S = 600.0
 """Seconds that a worker process of a backend may be busy with one row, if nothing else is asked for."""
-
-
-PHASE_RUNS = 5
-"""Runs whose phases are timed, a row and process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +37,8 @@ class RunOptions:
     """How to measure.
 
     Attributes:
-        max_memory: bytes that a row, or rows planned at once, may need.
+        workspace_limit_bytes: scratch memory that a plan may ask for; None: all there is.
+        max_memory: bytes of the host's memory that a row, or rows planned at once, may need.
         accuracy: the loosest tier that AUTO may take.
         seed: of operands, checks and the order of rows.
         processes: fresh worker processes that measure every row one after another, sharing its time.
@@ -57,6 +56,7 @@ class RunOptions:
     processes: int = 1
     process: int = 0
     accuracy: float = DEFAULT_ACCURACY
+    workspace_limit_bytes: int | None = None
     tune: bool = False
     phases: bool = False
     isolate: bool = False
@@ -65,7 +65,9 @@ class RunOptions:
     @property
     def plan(self) -> PlanOptions:
         """What plans are asked for."""
-        return PlanOptions(threads=self.threads, accuracy=self.accuracy)
+        return PlanOptions(
+            threads=self.threads, accuracy=self.accuracy, workspace_limit_bytes=self.workspace_limit_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,9 @@ def run(
 
     A task that cannot be measured becomes a row with a status and a reason; KeyboardInterrupt passes through.
     `announce` is called with the index of a row before each of its rounds.
+
+    Raises:
+        DeviceLostError: with `isolate`, after the line of the row with which the device was lost.
     """
     spent = spent or Spent()
     refused = refused_lines(found, options.max_memory)
@@ -112,10 +117,10 @@ def run(
     import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
     from threadpoolctl import threadpool_limits
 
-    floors = Floors(options.plan, options.seed)
+    floors, lost = Floors(options.plan, options.seed), Lost()
     with threadpool_limits(options.threads):
         for group in groups_by_memory(runnable, options.max_memory):
-            yield from _run_group(group, options, spent, floors, announce)
+            yield from _run_group(group, options, spent, floors, lost, announce)
 
 
 @dataclass(slots=True)
@@ -141,17 +146,55 @@ class Prepared:
 
 
 def _run_group(
-    group: Sequence[Task], options: RunOptions, spent: Spent, floors: Floors,
+    group: Sequence[Task], options: RunOptions, spent: Spent, floors: Floors, lost: Lost,
     announce: Callable[[int], object] | None,
 ) -> Iterator[dict[str, Any] | Progress]:  # fmt: skip
-    from convbench.operands import Operands
-
+    tasks = {task.index: task for task in group}
     timers: dict[int, RowTimer] = {}
     plans: dict[int, Prepared] = {}
+    yield from _prepare_group(group, timers, plans, options, spent, floors, lost)
+    for index in [*timers]:
+        if row := lost.row(tasks[index]):
+            del timers[index], plans[index]
+            yield failure_line(index, row.status, row.reason)
+    if not timers:
+        return
+    canaries = _canaries([task for task in group if task.index in timers], options.threads)
+    rounds = timers
+    if announce:
+        rounds = {row: cast("RowTimer", _Announced(row, timer, announce)) for row, timer in timers.items()}
+    try:
+        for event in interleave(rounds, canaries, options.seed + options.process):
+            if isinstance(event, Canaries):
+                spent.canaries += event.spent_s
+                yield canary_line(event.index, event.device, event.seconds)
+                continue
+            yield from _event_lines(event, tasks[event.row], timers[event.row], plans[event.row], options, spent, lost)
+            if event.stop or event.error:
+                spent.warmup += timers[event.row].warmup_s
+                spent.samples += timers[event.row].spent_s
+                for of in (timers, rounds, plans):  # what the plan holds is free for the other rows
+                    of.pop(event.row, None)
+                del event  # an error holds on to the plan, too
+    finally:
+        spent.warmup += sum(timer.warmup_s for timer in timers.values())
+        spent.samples += sum(timer.spent_s for timer in timers.values())
+
+
+def _prepare_group(
+    group: Sequence[Task], timers: dict[int, RowTimer], plans: dict[int, Prepared], options: RunOptions, spent: Spent,
+    floors: Floors, lost: Lost,
+) -> Iterator[dict[str, Any] | Progress]:  # fmt: skip
+    """Case lines; what can be timed goes into `timers` and `plans`."""
+    from convbench.operands import Operands
+
     operands: dict[tuple[Problem, Dtype], Operands] = {}
     last = {task.operands_id: task.index for task in group}
     for task in group:
         yield Progress(task.index, "verify")
+        if row := lost.row(task):
+            yield case_line(task.index, row)
+            continue
         if task.operands_id not in operands:
             operands[task.operands_id] = Operands(task.case.problem, task.case.dtype, options.seed)
         warm = next((p for p in plans.values() if p.row.key == replace(task.key, cache=WARM)), None)
@@ -167,33 +210,54 @@ def _run_group(
                 timers[task.index] = make_timer(task, made.plan, options, spent)
                 plans[task.index] = made = replace(made, row=_with_floor(made, task, floors, spent))
             except BaseException as error:  # noqa: BLE001  its further sets may break, too
+                timers.pop(task.index, None)
                 made = _broken(made.row, error)
+        # A floor that is not known may have broken, which raises nothing.
+        gone = (not isinstance(made, Prepared) or made.row.floor_s is None) and lost.found_after(task)
+        if gone and isinstance(made, Prepared):
+            del timers[task.index], plans[task.index]
+            made = replace(made.row, status=Status.FAILED, reason=lost.reasons[task.key.device])
         yield case_line(task.index, made.row if isinstance(made, Prepared) else made)
-    if not timers:
-        return
-    # One device's canaries stand for the machine that all of them are in.
-    device = ask(next(task.backend for task in group if task.index in timers), "device")
-    order = options.seed + options.process
-    rounds = timers
-    if announce:
-        rounds = {row: cast("RowTimer", _Announced(row, timer, announce)) for row, timer in timers.items()}
-    try:
-        for event in interleave(rounds, ask(device, "canaries"), ask(device, "clock", options.threads), order):
-            if isinstance(event, Canaries):
-                spent.canaries += event.spent_s
-                yield canary_line(event.index, event.seconds)
-            else:
-                timer = timers[event.row]
-                started = time.perf_counter()
-                wrong = plans[event.row].kept.recheck() if event.stop else None
-                broken = (Status.WRONG, wrong) if wrong else None
-                spent.verification += time.perf_counter() - started
-                if options.phases and event.stop and not broken:
-                    broken = yield from _phases_lines(event.row, plans[event.row].plan, timer, spent)
-                yield from _measured_lines(event, broken, timer.spent_s / options.timing.max_time_s)
-    finally:
-        spent.warmup += sum(timer.warmup_s for timer in timers.values())
-        spent.samples += sum(timer.spent_s for timer in timers.values())
+        if gone and options.isolate:
+            raise DeviceLostError(lost.reasons[task.key.device])
+
+
+def _event_lines(
+    event: Measured, task: Task, timer: RowTimer, made: Prepared, options: RunOptions, spent: Spent, lost: Lost
+) -> Iterator[dict[str, Any] | Progress]:
+    """The line of a round, or why there is none; after the last one with what came of the checks that follow it."""
+    broken: tuple[Status, str] | None = None
+    if event.error is not None:
+        row = lost.row(task)
+        broken = (row.status, row.reason) if row else (_status_of(event.error), describe(event.error))
+    started = time.perf_counter()
+    wrong = made.kept.recheck() if event.stop else None
+    if isinstance(wrong, BaseException):
+        broken = _status_of(wrong), f"after timing, {describe(wrong)}"
+    elif wrong:
+        broken = Status.WRONG, wrong
+    spent.verification += time.perf_counter() - started
+    if options.phases and event.stop and not broken:
+        broken = yield from _phases_lines(event.row, made.plan, timer, spent)
+    if event.round is not None:
+        yield round_line(event.row, event.index, event.round, None if broken else event.stop)
+    if broken:
+        yield failure_line(event.row, *broken)
+    finished = event.round is None or event.stop is not None
+    yield Progress(event.row, "time", 1.0 if finished else min(1.0, timer.spent_s / options.timing.max_time_s))
+    if broken and lost.found_after(task) and options.isolate:
+        raise DeviceLostError(lost.reasons[task.key.device])
+
+
+def _canaries(group: Sequence[Task], threads: int) -> list[DeviceCanaries]:
+    """The canaries of each device that tasks run on; none of a device that fails at them: a run does not need them."""
+    backends = {task.key.device: task.backend for task in group}
+    found = []
+    for name, backend in backends.items():
+        with suppress(Exception):  # a device may raise anything
+            device = backend.device()
+            found.append(DeviceCanaries(name, device.canaries(), device.clock(threads)))
+    return found
 
 
 def _with_floor(made: Prepared, task: Task, floors: Floors, spent: Spent) -> Row:
@@ -220,8 +284,10 @@ def make_timer(task: Task, plan: Plan, options: RunOptions, spent: Spent) -> Row
     others = []
     for number in range(1, sets):
         operands = Operands(task.case.problem, task.case.dtype, options.seed + number)
-        others.append(_plan(task, task.case, operands, options).run)
+        other = plan.over(operands) if hasattr(plan, "over") else _plan(task, task.case, operands, options)
+        others.append(other.run)
         others[-1]()  # its first call
+        finish(device)
     spent.planning += time.perf_counter() - started
     sweep = functools.partial(device.sweep_cache, options.threads)
     return RowTimer(plan.run, clock, options.timing, sweep, others, options.process)
@@ -231,48 +297,30 @@ def _phases_lines(
     row: int, plan: Plan, timer: RowTimer, spent: Spent
 ) -> Generator[dict[str, Any], None, tuple[Status, str] | None]:
     """How long each phase of a plan takes, where it can say; the result is what is wrong with that."""
-    run_phases = getattr(plan, "run_phases", None)
-    if run_phases is None:
+    if not hasattr(plan, "run_phases"):
         return None
     started = time.perf_counter()
     try:
-        runs = [[float(seconds) for seconds in run_phases(timer.clock)] for _ in range(PHASE_RUNS)]
-        if counts := {len(run) for run in runs} - {len(plan.work.phases)}:
-            return Status.FAILED, f"run_phases gave {counts.pop()} times, work has {len(plan.work.phases)} phases"
-        if not all(math.isfinite(seconds) and seconds >= 0 for run in runs for seconds in run):
-            return Status.FAILED, f"run_phases gave {runs[0]} seconds"
-    except KeyboardInterrupt:
-        raise
+        runs = phase_times(plan, timer.clock)
     except BaseException as error:  # noqa: BLE001  a backend may raise anything
         return _status_of(error), describe(error)
     finally:
         spent.samples += time.perf_counter() - started
+    if isinstance(runs, str):  # what is wrong with them
+        return Status.FAILED, runs
     yield phases_line(row, timer.process, runs)
     return None
 
 
-def _measured_lines(
-    event: Measured, broken: tuple[Status, str] | None, share: float
-) -> Iterator[dict[str, Any] | Progress]:
-    if event.round is None:
-        assert event.error is not None
-        yield failure_line(event.row, _status_of(event.error), describe(event.error))
-    else:
-        yield round_line(event.row, event.index, event.round, None if broken else event.stop)
-        if broken:
-            yield failure_line(event.row, *broken)
-    finished = event.round is None or event.stop is not None
-    yield Progress(event.row, "time", 1.0 if finished else min(1.0, share))
-
-
 def _broken(row: Row, error: BaseException) -> Row:
     """The row of which a backend raised `error`; KeyboardInterrupt passes through."""
-    if isinstance(error, KeyboardInterrupt):
-        raise error
     return replace(row, status=_status_of(error), reason=describe(error))
 
 
 def _status_of(error: BaseException) -> Status:
+    """What a row is after an error; KeyboardInterrupt passes through."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
     if isinstance(error, UnsupportedError):
         return Status.UNSUPPORTED
     return Status.OUT_OF_MEMORY if isinstance(error, MemoryError) else Status.FAILED
@@ -287,7 +335,8 @@ def prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) -
         planned = time.perf_counter()
         spent.planning += planned - started
         row = replace(row, resolved=plan.algorithm, plan_s=planned - started, workspace_bytes=plan.workspace_bytes,
-                      work=plan.work)  # fmt: skip
+                      work=plan.work, build_s=getattr(plan, "build_s", None),
+                      notes=tuple(map(str, getattr(plan, "notes", ()))))  # fmt: skip
         first_call_s, verification = _verify(task, plan, operands, options)
         kept = Kept(task.case, plan)
         spent.verification += time.perf_counter() - planned
@@ -322,8 +371,10 @@ def _verify(task: Task, plan: Plan, operands: Operands, options: RunOptions) -> 
 
     case = task.case
     given = operands.digest()
+    device = ask(task.backend, "device")
     started = time.perf_counter()
     plan.run()
+    finish(device)
     first_call_s = time.perf_counter() - started
     if unfilled := poisoned(plan):
         return first_call_s, verify.Verification(passed=False, reason=unfilled)

@@ -30,11 +30,23 @@ def upgrade_3_to_4(entry: dict[str, Any]) -> dict[str, Any]:
     return entry | {"floor_s": None} if entry["type"] == "case" else entry
 
 
+def upgrade_4_to_5(entry: dict[str, Any]) -> dict[str, Any]:
+    """What plans say of themselves was not kept, no meters were read, and nothing limited workspaces.
+
+    One device's canaries stood for all; which one, an empty name does not say.
+    """
+    if entry["type"] == "case":
+        return entry | {"notes": [], "build_s": None, "key": entry["key"] | {"workspace_limit_bytes": None}}
+    added: dict[str, dict[str, Any]] = {"round": {"meters": {}}, "canary": {"device": ""}}
+    return entry | added.get(entry["type"], {})
+
+
 # Schema history.  1: first public version.  2: `round` lines gained `process`.  3: keys gained `accuracy`; `phases`
-# lines.  4: `case` lines gained `floor_s`.
-SCHEMA_VERSION = 4
+# lines.  4: `case` lines gained `floor_s`.  5: `case` lines gained `notes` and `build_s`, `round` lines `meters`, keys
+# `workspace_limit_bytes`, `canary` lines `device`.
+SCHEMA_VERSION = 5
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: upgrade_1_to_2, 2: upgrade_2_to_3, 3: upgrade_3_to_4,
+    1: upgrade_1_to_2, 2: upgrade_2_to_3, 3: upgrade_3_to_4, 4: upgrade_4_to_5,
 }  # fmt: skip
 """One step of the ladder per old version: applied to every line, tested on a committed file of that version."""
 

@@ -16,6 +16,7 @@ from convbench.files import lock, unlock
 from convbench.journal import SCHEMA_VERSION, Journal
 from convbench.machine import Machine
 from convbench.result import Status
+from convbench.tasks import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,15 +39,14 @@ def header(
     found: Sequence[Task], options: RunOptions, suites: Sequence[Suite], arguments: Sequence[str]
 ) -> dict[str, Any]:
     """The header of a run's journal: what was asked, where, with what."""
-    devices: dict[str, Any] = {}
-    for task in found:
-        if task.key.device and task.key.device not in devices:
-            machine = task.backend.device().machine()
-            devices[task.key.device] = {
-                "machine": machine.to_dict(),
-                "fingerprint": machine.fingerprint,
-                "ceilings": None,
-            }
+    here = {}
+    for device, backends in devices(found):
+        machine = device.machine()
+        here[device.name] = {
+            "machine": machine.to_dict(),
+            "fingerprint": machine.fingerprint,
+            "ceilings": None,
+        } | ({"versions": said} if (said := versions(device, backends)) else {})
     return {
         "convbench_version": __version__,
         "method": METHOD_VERSION,
@@ -55,10 +55,11 @@ def header(
         "suites": [{"name": s.name, "title": s.title, "network": s.network, "sha256": s.sha256} for s in suites],
         "seed": options.seed,
         "options": {"threads": options.threads, "processes": options.processes, "accuracy": options.accuracy,
-                    "tune": options.tune, "max_memory_bytes": options.max_memory}
+                    "tune": options.tune, "max_memory_bytes": options.max_memory,
+                    "workspace_limit_bytes": options.workspace_limit_bytes}
         | ({"isolate": True} if options.isolate else {}) | asdict(options.timing),
         "environment": environment.collect(),
-        "devices": devices,
+        "devices": here,
     }  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.accuracy import DEFAULT_ACCURACY
-from convbench.backends import AUTO, Backend, BackendSpec, Candidate, PlanOptions
+from convbench.backends import AUTO, Backend, BackendSpec, Candidate, PlanOptions, device_index
 from convbench.errors import ConvbenchError, InputError, shown, unknown_name
-from convbench.memory import operand_bytes, verification_bytes
+from convbench.memory import operand_bytes, transfer_bytes, verification_bytes
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.result import COLD, WARM, RowKey, Status
 from convbench.units import format_bytes
@@ -88,6 +88,8 @@ class Task:
     """Of AUTO, all that its backend offers for the case."""
     chosen: str | None = None
     """Of AUTO, the algorithm that is to be taken; None leaves the choice to the backend."""
+    free_bytes: int | None = None
+    """Memory of the device's own that plans may have; None where they have the host's."""
 
     @property
     def case(self) -> Case:
@@ -111,34 +113,58 @@ class Task:
 
     @property
     def memory_bytes(self) -> int:
-        """Predicted need: operands, plan, the larger of a run and its verification, a cold row's further sets."""
-        return self.set_bytes + self.passing_bytes + self.cold_bytes
+        """Predicted need: operands, plan, the larger of a run and its verification, a cold row's further sets.
+
+        That of the host's memory, which `--max-memory` bounds: of a plan in a device's own memory it has none.
+        """
+        return operand_bytes(self.case) + self.held_bytes + self.passing_bytes + self.cold_bytes
 
     @property
-    def set_bytes(self) -> int:
-        """What one plan and its operands hold."""
-        return operand_bytes(self.case) + self.held_bytes
+    def device_bytes(self) -> int:
+        """The same of the device's own memory, where it has some: plans, a run, the buffer that sweeps the cache."""
+        if self.free_bytes is None:
+            return 0
+        return self.sets * self._plan_bytes + self.device_passing_bytes
+
+    @property
+    def device_passing_bytes(self) -> int:
+        """The part of `device_bytes` that is shared by tasks planned at once; with an epilogue, a second plan's."""
+        second = self._plan_bytes if self.case.epilogue is not Epilogue.NONE else 0
+        return second + self.candidate.transient_bytes + 2 * self.cache_bytes
+
+    @property
+    def _plan_bytes(self) -> int:
+        """What a plan holds between runs."""
+        return self.candidate.memory_bytes - self.candidate.transient_bytes
 
     @property
     def held_bytes(self) -> int:
-        """What the plan holds between runs."""
-        return self.candidate.memory_bytes - self.candidate.transient_bytes
+        """What a plan holds of the host's memory between runs."""
+        return self._plan_bytes if self.free_bytes is None else 0
 
     @property
     def passing_bytes(self) -> int:
         """What a run or the verification, whichever needs more, holds for its time; with an epilogue, a second plan."""
+        if self.free_bytes is not None:
+            return verification_bytes(self.case) + transfer_bytes(self.case)
         second = self.held_bytes if self.case.epilogue is not Epilogue.NONE else 0
         return second + max(self.candidate.transient_bytes, verification_bytes(self.case))
 
     @property
     def sets(self) -> int:
         """Most plans over operands of their own that a cold sample runs: about twice the cache, at most 64."""
-        return max(1, min(MAX_SETS, 2 * self.cache_bytes // max(1, self.set_bytes)))
+        one = self._plan_bytes + (operand_bytes(self.case) if self.free_bytes is None else 0)
+        return max(1, min(MAX_SETS, 2 * self.cache_bytes // max(1, one)))
 
     @property
     def cold_bytes(self) -> int:
-        """What a cold row needs beyond a warm one: its further sets, and the buffer that sweeps the cache."""
-        return (self.sets - 1) * self.set_bytes + 2 * self.cache_bytes
+        """What a cold row needs beyond a warm one: its further sets, and the buffer that sweeps the cache.
+
+        With memory of its own, a device has both: on the host are the operands of one further set at a time.
+        """
+        if self.free_bytes is not None:
+            return operand_bytes(self.case) if self.sets > 1 else 0
+        return (self.sets - 1) * (operand_bytes(self.case) + self.held_bytes) + 2 * self.cache_bytes
 
 
 class Silent:
@@ -166,11 +192,11 @@ class Silent:
 
 def tasks(
     cases: Sequence[Case], specs: Sequence[BackendSpec], threads: int, caches: Sequence[str] = (WARM,),
-    accuracy: float = DEFAULT_ACCURACY,
+    accuracy: float = DEFAULT_ACCURACY, workspace_limit_bytes: int | None = None,
 ) -> list[Task]:  # fmt: skip
     """Every case on every backend and algorithm asked for, warm and cold as `caches` says, in that order.
 
-    `accuracy` is the loosest tier that AUTO may take.
+    `accuracy` is the loosest tier that AUTO may take, `workspace_limit_bytes` the scratch memory that a plan may.
 
     Raises:
         InputError: a backend has no algorithm of the name asked for, or fails where it is asked what it can do.
@@ -178,9 +204,10 @@ def tasks(
     found: list[Task] = []
     seen: set[RowKey] = set()
     reasons = [probe(spec.backend) for spec in specs]
-    devices = [None if reason else _device(spec.backend) for spec, reason in zip(specs, reasons, strict=True)]
-    options = PlanOptions(threads=threads, accuracy=accuracy)
+    devices = [None if reason else _device(spec) for spec, reason in zip(specs, reasons, strict=True)]
+    options = PlanOptions(threads=threads, accuracy=accuracy, workspace_limit_bytes=workspace_limit_bytes)
     llc = {device.name: device.cache_bytes() for device in devices if device is not None} if COLD in caches else {}
+    free = {device.name: _free_bytes(device) for device in devices if device is not None}
     for case in cases:
         for spec, unavailable, device in zip(specs, reasons, devices, strict=True):
             offered = candidates(spec, case, options)
@@ -188,12 +215,14 @@ def tasks(
             for name, cache in itertools.product(names, caches):
                 key = RowKey(case=case, backend=spec.backend.name, algorithm=name,
                              device=device.name if device else "", cache=cache, threads=threads,
-                             accuracy=accuracy if name == AUTO else None)  # fmt: skip
+                             accuracy=accuracy if name == AUTO else None,
+                             workspace_limit_bytes=workspace_limit_bytes)  # fmt: skip
                 if key not in seen:
                     seen.add(key)
                     size = llc.get(key.device, 0) if cache == COLD else 0
                     choices = tuple(offered.values()) if name == AUTO else ()
-                    found.append(Task(len(found), key, spec.backend, offered[name], unavailable, size, choices))
+                    found.append(Task(len(found), key, spec.backend, offered[name], unavailable, size, choices,
+                                      free_bytes=free.get(key.device)))  # fmt: skip
     return found
 
 
@@ -209,11 +238,19 @@ def probe(backend: Backend) -> str | None:
     return reason
 
 
-def _device(backend: Backend) -> Device:
-    device: Device = ask(backend, "device")
-    if not isinstance(getattr(device, "name", None), str):
-        raise _junk(backend, "device", device, "a Device")
+def _device(spec: BackendSpec) -> Device:
+    device: Device = ask(spec.backend, "device")
+    if not isinstance(name := getattr(device, "name", None), str):
+        raise _junk(spec.backend, "device", device, "a Device")
+    if spec.index is not None and device_index(name) != spec.index:  # rows of two devices would be taken for one's
+        raise InputError(f"backend {_name(spec.backend)} cannot be used: made for device {spec.index}, it runs on "
+                         f"{shown(name)}")  # fmt: skip
     return device
+
+
+def _free_bytes(device: Device) -> int | None:
+    """What a device that has memory of its own says that plans may have of it now."""
+    return int(ask(device, "free_bytes")) if hasattr(device, "free_bytes") else None
 
 
 def candidates(spec: BackendSpec, case: Case, options: PlanOptions) -> dict[str, Candidate]:
@@ -245,8 +282,8 @@ def _is_candidate(value: object) -> bool:
     )
 
 
-def ask(backend: Backend, method: str, *arguments: Any) -> Any:
-    """What a method of a backend gives.
+def ask(backend: Backend | Device, method: str, *arguments: Any) -> Any:
+    """What a method of a backend, or of its device, gives.
 
     Raises:
         InputError: it raises anything that is not meant for the user.
@@ -259,27 +296,50 @@ def ask(backend: Backend, method: str, *arguments: Any) -> Any:
         raise InputError(f"backend {_name(backend)} cannot be used: {describe(error)}") from error
 
 
-def _junk(backend: Backend, method: str, given: object, allowed: str) -> InputError:
+def versions(device: Device, backends: Sequence[Backend]) -> dict[str, str]:
+    """What a device and the backends on it say of drivers and libraries, by name."""
+    found: dict[str, str] = {}
+    asked: list[Backend | Device] = [device, *backends]
+    for of in asked:
+        if hasattr(of, "versions"):
+            said = ask(of, "versions")
+            if not isinstance(said, dict) or not all(isinstance(text, str) for pair in said.items() for text in pair):
+                raise _junk(of, "versions", said, "texts by name")
+            found |= said
+    return dict(sorted(found.items()))
+
+
+def _junk(backend: Backend | Device, method: str, given: object, allowed: str) -> InputError:
     return InputError(f"backend {_name(backend)} cannot be used: {method}() gave {shown(given)}, not {allowed}")
 
 
-def _name(backend: Backend) -> str:
+def _name(backend: Backend | Device) -> str:
     return getattr(backend, "name", type(backend).__name__)
 
 
 def groups_by_memory(found: Sequence[Task], max_memory: int) -> Iterator[list[Task]]:
     """Tasks to be planned at once and interleaved: all of them if they fit, else those of one problem, else one."""
-    if _together(found) <= max_memory:
+    if _fit(found, max_memory):
         yield list(found)
         return
     by_problem: dict[tuple[str, str], list[Task]] = {}
     for task in found:
         by_problem.setdefault((task.case.suite, task.case.name), []).append(task)
     for group in by_problem.values():
-        if _together(group) <= max_memory:
+        if _fit(group, max_memory):
             yield group
         else:
             yield from ([task] for task in group)
+
+
+def _fit(found: Sequence[Task], max_memory: int) -> bool:
+    """Whether tasks can be planned at once: within `max_memory` of the host's and what each device has of its own."""
+    for device in {t.key.device for t in found if t.free_bytes is not None}:
+        here = [t for t in found if t.key.device == device and t.free_bytes is not None]
+        passing = max(t.device_passing_bytes for t in here)
+        if sum(t.device_bytes - t.device_passing_bytes for t in here) + passing > min(t.free_bytes or 0 for t in here):
+            return False
+    return _together(found) <= max_memory
 
 
 def _together(found: Sequence[Task]) -> int:
@@ -306,6 +366,11 @@ def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
         listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
         return Status.SKIPPED, (
             f"needs {format_bytes(task.memory_bytes)} ({listed}); --max-memory is {format_bytes(max_memory)}"
+        )
+    if task.free_bytes is not None and task.device_bytes > task.free_bytes:
+        return Status.SKIPPED, (
+            f"needs {format_bytes(task.device_bytes)} of {task.key.device}'s memory, of which it can have "
+            f"{format_bytes(task.free_bytes)}"
         )
     return None
 

@@ -75,11 +75,13 @@ def random_cases(seed: int, count: int, max_macs: int = 200_000) -> Iterator[Cas
 
 
 class FakeDevice:
-    """A device on which time is simulated: a plan's run moves its clock on, and nothing waits."""
+    """A device on which time is simulated: a plan's run moves its clock on, and nothing waits.
 
-    name = "fake"
+    It is called "fake"; with an index, as one of several, "fake:0", "fake:1".
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, index: int | None = None) -> None:
+        self.name = "fake" if index is None else f"fake:{index}"
         self.now_s = 0.0
         self.sweeps = 0
 
@@ -164,10 +166,12 @@ class FakeBackend:
 
     name = "fake"
 
-    def __init__(self, algorithms: dict[str, FakeAlgorithm] | None = None, unusable: str | None = None) -> None:
+    def __init__(
+        self, algorithms: dict[str, FakeAlgorithm] | None = None, unusable: str | None = None, index: int | None = None
+    ) -> None:
         self.behaviour = algorithms or {"quick": FakeAlgorithm(), "slow": FakeAlgorithm(seconds=3e-3)}
         self.unusable = unusable
-        self.shared_device = FakeDevice()
+        self.shared_device = FakeDevice(index)
 
     def probe(self) -> str | None:
         """Usable unless told otherwise."""

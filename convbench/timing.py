@@ -6,7 +6,6 @@ The rules and the measurements they rest on stand in docs/method.md, "Time".
 from __future__ import annotations
 
 import gc
-import itertools
 import math
 import random
 import time
@@ -19,7 +18,7 @@ from convbench.stats import median, median_interval
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from convbench.backends import Clock
+    from convbench.backends import Clock, Plan
 
 
 FULL_ROUNDS = 7
@@ -76,12 +75,13 @@ class Columns(NamedTuple):
 class Round:
     """The samples of one row in one round, `launches` runs in each, by the worker process of number `process`.
 
-    It takes samples one by one as well.
+    It takes samples one by one as well. `meters` are what the clock's meters read over the round, by name and unit.
     """
 
     launches: int
     columns: Columns
     process: int = 0
+    meters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.columns, Columns):
@@ -164,6 +164,21 @@ def launches_per_sample(run: Callable[[], object], clock: Clock, options: Timing
     return launches
 
 
+@dataclass(slots=True, eq=False)
+class _InTurn:
+    """Calls one after another of `runs`: the same callable for each cold sample, which a clock captures once.
+
+    The clock keeps it, so it knows nothing of the timer: the plans are freed as soon as their row is finished.
+    """
+
+    runs: tuple[Callable[[], object], ...]
+    place: int = 0
+
+    def __call__(self) -> None:
+        run, self.place = self.runs[self.place], (self.place + 1) % len(self.runs)
+        run()
+
+
 @dataclass(slots=True)
 class RowTimer:
     """One row in the rotation: what it runs, and the rounds measured so far.
@@ -184,6 +199,10 @@ class RowTimer:
     """Seconds of all samples."""
     warmup_s: float = 0.0
     """Seconds outside samples: an untimed launch a round, those that found `launches`, sweeps of the caches."""
+    _in_turn: _InTurn = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._in_turn = _InTurn((self.run, *self.others))
 
     def round(self) -> tuple[Round, str | None]:
         """Measures one round; the second value says why the row is finished, None if it is not."""
@@ -194,7 +213,8 @@ class RowTimer:
             gc.enable()
         if not all(math.isfinite(sample.wall_s) and sample.wall_s >= 0 for sample in samples):
             raise ValueError(f"the clock gave {[sample.wall_s for sample in samples]} seconds")
-        measured = Round(self.launches, Columns.of(samples), self.process)
+        meters: dict[str, float] = getattr(self.clock, "meters", dict)()
+        measured = Round(self.launches, Columns.of(samples), self.process, meters)
         self.values.append(measured.value_s)
         self.spent_s += measured.spent_s
         return measured, stop_reason(self.values, self.spent_s, self.options)
@@ -233,15 +253,25 @@ class RowTimer:
     def _cold_sample(self) -> Sample:
         assert self.sweep is not None
         self.sweep()
-        remaining = itertools.cycle((self.run, *self.others))  # a clock that could not capture them begins again
-
-        def next_run() -> None:
-            next(remaining)()
-
-        sample = self.clock.sample(next_run, self.launches)
+        sample = self.clock.sample(self._in_turn, self.launches)
         if sample.wall_s < shortest_sample_s(self.clock, self.options):
             return replace(sample, flags=(*sample.flags, BELOW_TIMER_FLOOR))
         return sample
+
+
+PHASE_RUNS = 5
+"""Runs whose phases are timed, a row and process."""
+
+
+def phase_times(plan: Plan, clock: Clock) -> list[list[float]] | str:
+    """Seconds of each phase of a plan that has `run_phases`, run by run; in words, where they cannot be."""
+    run_phases: Callable[[Clock], Sequence[float]] = plan.run_phases  # type: ignore[attr-defined]
+    runs = [[float(seconds) for seconds in run_phases(clock)] for _ in range(PHASE_RUNS)]
+    if counts := {len(run) for run in runs} - {len(plan.work.phases)}:
+        return f"run_phases gave {counts.pop()} times, work has {len(plan.work.phases)} phases"
+    if not all(math.isfinite(seconds) and seconds >= 0 for run in runs for seconds in run):
+        return f"run_phases gave {runs[0]} seconds"
+    return runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +286,20 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceCanaries:
+    """The canaries of a device by name, and the clock that times them."""
+
+    device: str
+    runs: Mapping[str, Callable[[], object]]
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
 class Canaries:
-    """Fastest seconds of each canary at the start of round `index`; all that was spent on them."""
+    """Fastest seconds of each canary of a device at the start of round `index`; all that was spent on them."""
 
     index: int
+    device: str
     seconds: dict[str, float]
     spent_s: float
 
@@ -277,17 +317,17 @@ def _canary(run: Callable[[], object], clock: Clock) -> float | None:
 
 
 def interleave(
-    timers: Mapping[int, RowTimer], canaries: Mapping[str, Callable[[], object]], clock: Clock, seed: int
+    timers: Mapping[int, RowTimer], canaries: Sequence[DeviceCanaries], seed: int
 ) -> Iterator[Measured | Canaries]:
-    """Rounds over all rows, in a seeded shuffled order each, until every row is finished."""
+    """Rounds over all rows, in a seeded shuffled order each, until every row is finished; canaries before each."""
     rng = random.Random(seed)
     active = dict(timers)
     index = 0
     while active:
-        if canaries:
+        for of in canaries:
             started = time.perf_counter()
-            seconds = {name: found for name, run in canaries.items() if (found := _canary(run, clock)) is not None}
-            yield Canaries(index, seconds, time.perf_counter() - started)
+            seconds = {name: found for name, run in of.runs.items() if (found := _canary(run, of.clock)) is not None}
+            yield Canaries(index, of.device, seconds, time.perf_counter() - started)
         order = list(active)
         rng.shuffle(order)
         for row in order:

@@ -16,17 +16,21 @@ from convbench.cache import Remembered, cache_folder
 from convbench.result import WARM
 from convbench.runner import Prepared, Progress, Spent, prepare
 from convbench.stats import median
-from convbench.tasks import ask, groups_by_memory, refusal
+from convbench.tasks import ask, groups_by_memory, refusal, versions
 from convbench.timing import launches_per_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from convbench.backends import Clock
     from convbench.runner import RunOptions
     from convbench.tasks import Task
 
 CONTENDERS = 3
-"""Candidates that are measured, those of the least estimated time."""
+"""Candidates that are measured, those of the least estimated time; of a list without estimates all are, but only so
+many however long it takes."""
+TIMES_OF_A_ROW = 5
+"""Multiples of `--max-time` after which no further one of such a list is planned."""
 SAMPLES = 3
 MOST_CHOICES = 4096
 """Choices that are remembered, the latest."""
@@ -60,8 +64,8 @@ def tuned(
 ) -> Generator[Progress, None, list[Task]]:
     """The tasks, those of AUTO told which algorithm to take; Progress meanwhile.
 
-    Where a choice is not remembered, the most promising candidates within accuracy and memory are planned, verified
-    and timed. Warm and cold rows share it. `warn` gets a line where choices cannot be remembered.
+    Where a choice is not remembered, the most promising candidates within accuracy and memory are planned and timed,
+    and the fastest is verified. Warm and cold rows share it. `warn` gets a line where choices cannot be remembered.
     """
     told = []
     choices = Choices(cache_folder(), warn)
@@ -91,8 +95,14 @@ def _choice(task: Task, options: RunOptions, choices: Choices, here: Surrounding
     remembered = choices.get(question)
     if any(contender.key.algorithm == remembered for contender in contenders):
         return remembered
-    contenders.sort(key=lambda c: (c.candidate.estimated_s is None, c.candidate.estimated_s or 0.0))
-    seconds = _measured(contenders[:CONTENDERS], options)
+    if any(contender.candidate.estimated_s is not None for contender in contenders):
+        contenders.sort(key=lambda c: (c.candidate.estimated_s is None, c.candidate.estimated_s or 0.0))
+        del contenders[CONTENDERS:]
+    import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(options.threads):
+        seconds = _without_wrong(contenders, _measured(contenders, options), options)
     return choices.put(question, replace(task.key, cache=WARM).label(), seconds) if seconds else None
 
 
@@ -103,27 +113,33 @@ def _named(task: Task, algorithm: str) -> Task:
 
 
 def _measured(contenders: Sequence[Task], options: RunOptions) -> dict[str, float]:
-    """Seconds of a run by algorithm, of those that are right; interleaved where all fit into memory together."""
-    import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
-    from threadpoolctl import threadpool_limits
-
+    """Seconds of a run by algorithm; interleaved where all fit into memory together."""
     seconds: dict[str, float] = {}
-    with threadpool_limits(options.threads):
-        for group in groups_by_memory(contenders, options.max_memory):
-            seconds |= _measured_together(group, options)
+    until = time.perf_counter() + TIMES_OF_A_ROW * options.timing.max_time_s
+    for group in groups_by_memory(contenders, options.max_memory):
+        seconds |= _measured_together(group, options, len(seconds), until)
     return seconds
 
 
-def _measured_together(group: Sequence[Task], options: RunOptions) -> dict[str, float]:
+def _measured_together(group: Sequence[Task], options: RunOptions, before: int, until: float) -> dict[str, float]:
+    """Those that are planned until that time, and CONTENDERS in any case, of which there were some `before`."""
     from convbench.operands import Operands
 
-    runs, clocks, launches = {}, {}, {}
+    runs: dict[str, Callable[[], object]] = {}
+    clocks: dict[str, Clock] = {}
+    launches: dict[str, int] = {}
     operands = Operands(group[0].case.problem, group[0].case.dtype, options.seed)
     for task in group:
-        made = prepare(task, operands, options, Spent())
-        if isinstance(made, Prepared):
-            name = task.key.algorithm
-            runs[name], clocks[name] = made.plan.run, ask(task.backend, "device").clock(options.threads)
+        if before + len(runs) >= CONTENDERS and time.perf_counter() > until:
+            break
+        try:
+            run = task.backend.plan(task.case, task.algorithm, operands, options.plan).run
+            run()  # its first call may do what a clock cannot take, such as to allocate within a CUDA graph
+            runs[task.algorithm], clocks[task.algorithm] = run, ask(task.backend, "device").clock(options.threads)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001  a backend may raise anything: this one is not taken
+            continue
     del operands
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(SAMPLES):
@@ -137,6 +153,19 @@ def _measured_together(group: Sequence[Task], options: RunOptions) -> dict[str, 
             except BaseException:  # noqa: BLE001  a backend may raise anything: this one is not taken
                 del runs[name], found[name]
     return {name: median(values) for name, values in found.items()}
+
+
+def _without_wrong(contenders: Sequence[Task], seconds: dict[str, float], options: RunOptions) -> dict[str, float]:
+    """`seconds` without those that are faster than the fastest right one, of which each is verified."""
+    from convbench.operands import Operands
+
+    by_name = {contender.algorithm: contender for contender in contenders}
+    operands = Operands(contenders[0].case.problem, contenders[0].case.dtype, options.seed)
+    for name in sorted(seconds, key=lambda name: seconds[name]):
+        if isinstance(prepare(by_name[name], operands, options, Spent()), Prepared):
+            break
+        seconds = {other: value for other, value in seconds.items() if other != name}
+    return seconds
 
 
 class Surroundings:
@@ -154,9 +183,10 @@ class Surroundings:
             ]
             self._versions = [FORMAT, __version__, now["libraries"], blas]
         case = {**task.key.to_dict()["case"], "suite": "", "name": "", "repeat": 1}
-        machine = ask(task.backend, "device").machine().fingerprint
-        asked = [task.key.threads, task.key.accuracy, task.key.device]
-        text = json.dumps([self._versions, machine, _identity(task.backend), case, asked], sort_keys=True)
+        key, device = task.key, ask(task.backend, "device")
+        asked = [key.threads, key.accuracy, key.device, key.workspace_limit_bytes]
+        machine, said = device.machine().fingerprint, versions(device, [task.backend])
+        text = json.dumps([self._versions, machine, said, _identity(task.backend), case, asked], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -65,14 +65,14 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _parse(text: str, units: Mapping[str, float], what: str, example: str) -> float:
+def _parse(text: str, units: Mapping[str, float], what: str, example: str, *, zero: bool = False) -> float:
     match = _QUANTITY.fullmatch(text)
     if not match or match[2] not in units:
         allowed = ", ".join(u for u in units if u)
         raise InputError(f"{text!r} is not a {what}; write a number and one of {allowed}, such as {example}")
     value = float(match[1]) * units[match[2]]
-    if not math.isfinite(value) or value <= 0:
-        raise InputError(f"{what} must be a number above 0, got {text!r}")
+    if not math.isfinite(value) or value < 0 or not (value or zero):
+        raise InputError(f"{what} must be a number {'of at least' if zero else 'above'} 0, got {text!r}")
     return value
 
 
@@ -83,6 +83,15 @@ def parse_bytes(text: str) -> int:
         InputError: not a positive size.
     """
     return max(1, round(_parse(text, _SIZES, "size", "8GiB")))
+
+
+def parse_limit(text: str) -> int:
+    """Bytes of "256MiB" or "0".
+
+    Raises:
+        InputError: not a size.
+    """
+    return round(_parse(text, _SIZES, "size", "256MiB", zero=True))
 
 
 def parse_duration(text: str) -> float:

@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 from convbench.children import ending, start
 from convbench.errors import ConvbenchError
 from convbench.journal import case_line, failure_line
+from convbench.lost import DeviceLostError
 from convbench.result import Row, Status
 from convbench.runner import Progress, Spent, refused_lines, run
 from convbench.tasks import groups_by_memory
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 LEAST_ROUNDS = 3
 """Rounds of a row in each process, at least."""
-TURN_ENDS = {"case", "round", "failure", "spent"}
-"""Lines that end a worker's turn."""
+TURN_ENDS = {"case", "round", "failure", "spent", "lost"}
+"""Lines that end a worker's turn; "lost": its device runs nothing more, and it has ended."""
 HAND_OVER_S = 0.02
 """Pause before the turn of another worker: threads of OpenMP spin for some milliseconds after their last call."""
 
@@ -131,6 +132,7 @@ class _Worker:
     """A process that measures some rows by turns; it is started by its first.
 
     Attributes:
+        device: on which they all run.
         open: rows that are not finished, by index.
         begun: those whose case line was written.
         at: the row that it is at; None between rows.
@@ -140,6 +142,7 @@ class _Worker:
     def __init__(
         self, found: Sequence[Task], request: dict[str, Any], arguments: Sequence[str], only: Sequence[str] = ()
     ) -> None:
+        self.device = found[0].key.device
         self.open = {task.index: task for task in found}
         self.begun: set[int] = set()
         self.at: int | None = None
@@ -214,7 +217,7 @@ class _Worker:
             self.position += 1 / len(self.open)
         if kind in TURN_ENDS:
             self.at = None
-            self.finished = kind == "spent"
+            self.finished = kind in {"spent", "lost"}
             if line.get("stop") or kind == "failure" or (kind == "case" and line["status"] != Status.PARTIAL):
                 self.open.pop(row, None)
 
@@ -249,7 +252,7 @@ def run_isolated(
     found: Sequence[Task], options: RunOptions, arguments: Sequence[str], spent: Spent,
     texts: Mapping[str, Sequence[str]],
 ) -> Iterator[dict[str, Any] | Progress]:  # fmt: skip
-    """As `runner.run`, each backend in a worker of its own, called with the command-line `arguments`.
+    """As `runner.run`, each backend on each device in a worker of its own, called with the command-line `arguments`.
 
     `texts` are the `-b` arguments by backend: a worker loads and asks no other. Where a worker ends early or hangs, the
     row that it was at has failed, and a fresh one measures those that are left.
@@ -289,24 +292,34 @@ def _by_turns(
     group: Sequence[Task], make: Callable[[Sequence[Task]], _Worker], numbers: Iterator[int], timeout_s: float
 ) -> Iterator[dict[str, Any]]:
     """What the workers of a group's backends write; the one that is least far has the turn."""
-    names = dict.fromkeys(task.key.backend for task in group)
-    workers = [make([task for task in group if task.key.backend == name]) for name in names]
-    last = watched = workers[0] if workers else None
+    places = dict.fromkeys((task.key.backend, task.key.device) for task in group)
+    workers = [make([t for t in group if (t.key.backend, t.key.device) == place]) for place in places]
+    last = workers[0] if workers else None
+    watched: dict[str, _Worker] = {}
+    for worker in workers:
+        watched.setdefault(worker.device, worker)
     try:
         while workers:
             now = min(workers, key=lambda worker: worker.position)
             time.sleep(HAND_OVER_S if now is not last else 0)
             last = now
+            begin_anew = False
             try:
                 for line in now.turn(timeout_s):
-                    # The canaries of one process stand for the machine: those of two do not compare.
-                    if line["type"] != "start" and (line["type"] != "canary" or now is watched):
+                    begin_anew = line["type"] == "lost"
+                    # The canaries of one process stand for its device: those of two do not compare.
+                    told = line["type"] != "canary" or now is watched[now.device]
+                    if told and line["type"] not in {"start", "lost"}:
                         yield line
             except _Ended as ended:
                 yield from now.failures(ended)
+                begin_anew = True
+            if begin_anew:
                 if left := now.left(numbers):
                     workers.append(make(left))
-                watched = workers[-1] if now is watched else watched
+                if now is watched[now.device]:
+                    others = (w for w in reversed(workers) if w.device == now.device and w is not now)
+                    watched[now.device] = next(others, now)
             if now.finished:
                 now.end()
                 workers.remove(now)
@@ -356,11 +369,15 @@ def serve(
         tasks = (yield from tuned(chosen, options, spent, warn)) if request.get("tune") else chosen
         yield from run(tasks, options, spent, announce)
 
-    for event in events():
-        if isinstance(event, Progress):
-            send({"type": "progress", "row": event.index, "doing": event.doing, "share": event.share})
-            continue
-        send(event)
-        if turns and event["type"] in TURN_ENDS and not sys.stdin.readline():
-            return  # the parent is gone
+    try:
+        for event in events():
+            if isinstance(event, Progress):
+                send({"type": "progress", "row": event.index, "doing": event.doing, "share": event.share})
+                continue
+            send(event)
+            if turns and event["type"] in TURN_ENDS and not sys.stdin.readline():
+                return  # the parent is gone
+    except DeviceLostError:
+        send({"type": "lost"})
+        return
     send({"type": "spent", **asdict(spent)})

@@ -55,7 +55,8 @@ class FakeCuda:
     """Work that is enqueued begins when the host has done so and what was enqueued before has ended.
 
     `kernel_s` says how long a kernel takes: a function of its name and arguments. `host_s` is the host's own time, and
-    each launch costs it `launch_s`. `uncapturable` is the error that ends a capture.
+    each launch costs it `launch_s`. `uncapturable` is the error that ends a capture. `broken` is an error within a
+    kernel, told where something waits for it: once, or, where it is `sticky`, by every call from then on.
     """
 
     def __init__(self, properties=H200, kernel_s=None, launch_s=5e-6):
@@ -64,6 +65,7 @@ class FakeCuda:
         self.used_bytes = 0
         self.log = []
         self.uncapturable = None
+        self.broken, self.sticky, self._dead = None, False, False
         self.step_s = 0.0
         self._capturing = None
 
@@ -73,13 +75,24 @@ class FakeCuda:
     def properties(self):
         return self._properties
 
+    def versions(self):
+        return {"CUDA of the driver": "13.0", "CUDA runtime": "13.2"}
+
     def free_bytes(self):
         return self._properties.memory_bytes - self.used_bytes
 
     def free_unused(self):
         self.log.append("free_unused")
 
+    def _tell(self, waiting=False):
+        error = self.broken
+        if error is not None and (self._dead or waiting):
+            self._dead = self.sticky
+            self.broken = error if self.sticky else None
+            raise error
+
     def allocate(self, size):
+        self._tell()
         if size > self.free_bytes():
             raise CudaError("cudaErrorMemoryAllocation: out of memory")
         self.used_bytes += size
@@ -99,6 +112,7 @@ class FakeCuda:
         if self._capturing is not None:
             raise CudaError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
         self.host_s = max(self.host_s, self.end_s)
+        self._tell(waiting=True)
 
     def capture(self, work):
         self._capturing = []
@@ -126,6 +140,7 @@ class FakeCuda:
 
     def enqueue(self, seconds):
         """As any call that launches."""
+        self._tell()
         if self._capturing is not None:
             self._capturing.append(seconds)
             return
@@ -141,11 +156,15 @@ class FakeNvml:
 
     def __init__(self):
         self.reasons, self.clock_mhz, self.thermal_ns, self.processes, self.limit_mw = 0, 1980, 0, [1], 700_000
+        self.energy_mj, self.power_mw, self.celsius, self.most_mhz, self.memory_mhz = 0, 350_000, 45, 1980, 3201
         self.mig = None
         self.asked_for = None
 
     def nvmlInit(self):
         pass
+
+    def nvmlSystemGetDriverVersion(self):
+        return "580.65.06"
 
     def nvmlDeviceGetHandleByPciBusId(self, pci_bus_id):
         self.asked_for = pci_bus_id
@@ -160,15 +179,28 @@ class FakeNvml:
         return self._said(self.reasons)
 
     def nvmlDeviceGetClockInfo(self, handle, kind):
+        return self._said({1: self.clock_mhz, 2: self.memory_mhz}[kind])
+
+    def nvmlDeviceGetMaxClockInfo(self, handle, kind):
         assert kind == 1
-        return self._said(self.clock_mhz)
+        return self._said(self.most_mhz)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        return self._said(self.energy_mj)
+
+    def nvmlDeviceGetPowerUsage(self, handle):
+        return self._said(self.power_mw)
+
+    def nvmlDeviceGetTemperature(self, handle, sensor):
+        assert sensor == 0
+        return self._said(self.celsius)
 
     def nvmlDeviceGetViolationStatus(self, handle, policy):
         assert policy == 1
         return SimpleNamespace(violationTime=self._said(self.thermal_ns))
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
-        return self._said(self.processes)
+        return [SimpleNamespace(pid=pid) for pid in self._said(self.processes)]
 
     def nvmlDeviceGetMigMode(self, handle):
         return self._said(self.mig)
@@ -183,9 +215,9 @@ def open_nvml(monkeypatch, library):
     return Nvml(H200.pci_bus_id)
 
 
-def fake_device(monkeypatch, **options):
+def fake_device(monkeypatch, index=0, **options):
     """(device, its FakeCuda, its FakeNvml)."""
     library = FakeNvml()
     nvml = open_nvml(monkeypatch, library)
     cuda = FakeCuda(**options)
-    return CudaDevice(cuda, nvml), cuda, library
+    return CudaDevice(cuda, nvml, index), cuda, library

@@ -92,6 +92,7 @@ class FakePlan:
     seconds: float = 50e-6
     spoil: float = 1.0
     behavior: tuple = ("RUNTIME_COMPILATION",)
+    kernel_error: Exception | None = None  # what is said where something waits for its run
     epilogues: tuple = ("none", "bias")  # with which it is offered; relu counts as its bias
 
 
@@ -135,7 +136,7 @@ class FakeCudnn:
 
     def __init__(self, cuda, plans=PLANS, version=92801, graph_error=None):
         self.cuda, self.plans, self.version, self.graph_error = cuda, plans, version, graph_error
-        self.built, self.graphs = [], 0
+        self.built, self.graphs, self.handle_error = [], 0, None
 
     def backend_version(self):
         if isinstance(self.version, Exception):
@@ -143,6 +144,8 @@ class FakeCudnn:
         return self.version
 
     def create_handle(self):
+        if self.handle_error:
+            raise self.handle_error
         return "handle"
 
     def set_stream(self, handle, stream):
@@ -244,6 +247,8 @@ class FakeGraph:
         if plan.run_error:
             raise plan.run_error
         self._module.cuda.enqueue(plan.seconds)
+        if plan.kernel_error:
+            self._module.cuda.broken = plan.kernel_error
         if self._module.cuda._capturing is not None:
             return
         first, second = (self._view(pointers, tensor) for tensor in self._operands)

@@ -6,12 +6,13 @@ import numpy as np
 import scipy.fft
 
 from convbench.backends.cpu.device import CpuDevice
+from convbench.backends.cuda.cublas import ProductMode
 from convbench.backends.cufft import CufftBackend
-from convbench.backends.cufft.arrays import Arrays
+from convbench.backends.cufft.arrays import FftArrays
 from convbench.problem import ConvPass
 
 
-class NumpyArrays(Arrays):
+class NumpyArrays(FftArrays):
     """As strict as cuFFT: the way back destroys the spectra."""
 
     xp = np
@@ -48,7 +49,9 @@ class NumpyArrays(Arrays):
 
         return run
 
-    def product(self, conv_pass, first, second, out, scale, add):
+    def product(self, conv_pass, first, second, out, scale, add, mode):
+        assert (mode is ProductMode.FP64) == (out.dtype == np.complex128)
+        assert all(matrices.flags.c_contiguous for matrices in (first, second, out))
         if conv_pass is ConvPass.FPROP:
             found = first @ second.conj().swapaxes(1, 2)
         elif conv_pass is ConvPass.DGRAD:
@@ -60,6 +63,9 @@ class NumpyArrays(Arrays):
             out += found
         else:
             out[...] = found
+
+    def kernel(self, source, name, options):
+        raise NotImplementedError
 
 
 class NumpyCufft(CufftBackend):

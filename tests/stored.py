@@ -34,7 +34,8 @@ def row(
 
 
 def run(*rows, canary=1e-3, **header):
-    return Run(header=HEADER | header, rows=rows, canaries=({"compute": canary}, {"compute": canary * 1.2}))
+    canaries = {"cpu": ({"compute": canary}, {"compute": canary * 1.2})}
+    return Run(header=HEADER | header, rows=rows, canaries=canaries)
 
 
 def times(factor, values=STEADY):

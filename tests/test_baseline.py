@@ -68,7 +68,12 @@ def test_each_update_is_kept():
         ),
         (stored(row((), name="a", status=Status.WRONG, reason="off")), [], InputError, "is wrong: off"),
         (stored(named("a"), method=1), [], NotComparableError, "method version was 2, is now 1"),
-        (replace(stored(named("a")), canaries=({"compute": 2e-3},)), ["a"], NotComparableError, "compute 2.000"),
+        (
+            replace(stored(named("a")), canaries={"cpu": ({"compute": 2e-3},)}),
+            ["a"],
+            NotComparableError,
+            "compute × 2.000",
+        ),
     ],
 )
 def test_what_cannot_be_a_part_of_a_baseline(new, globs, error, text):
@@ -94,8 +99,8 @@ def test_a_record_of_updates_that_is_damaged(junk, tmp_path):
 
 
 def test_all_rows_may_come_from_another_state_of_the_machine():
-    new = replace(stored(named("a"), named("b"), named("c")), canaries=({"compute": 2e-3},))
-    assert update(BASE, new, [], "cooler", "now").run.canaries == ({"compute": 2e-3},)
+    new = replace(stored(named("a"), named("b"), named("c")), canaries={"cpu": ({"compute": 2e-3},)})
+    assert update(BASE, new, [], "cooler", "now").run.canaries == {"cpu": ({"compute": 2e-3},)}
 
 
 def test_content_of_a_run_is_that_run():
@@ -128,7 +133,7 @@ def files(tmp_path, monkeypatch):
         path = tmp_path / f"{name}.jsonl"
         changed = read_run(path)
         # The same machine state for both: what the canaries of this one say is not what is tested.
-        path.write_bytes(content(replace(changed, canaries=({"compute": 1e-3},))))
+        path.write_bytes(content(replace(changed, canaries={"cpu": ({"compute": 1e-3},)})))
     return tmp_path
 
 

@@ -101,8 +101,8 @@ def test_more_images_leave_the_result_right(case, algorithm):
 @pytest.mark.parametrize(("percent", "half"), [*itertools.product(backend.EFFECTS, backend.HALVES)])
 def test_the_stated_share_of_more_flops_in_one_half(percent, half):
     """By the algorithm's own count of what it executes; what it does to the filter once does not grow."""
-    slower = parse_backend(f"{BENCHMARKS / 'check_backend.py'}:More{percent}{half}").backend
-    same = parse_backend(f"{BENCHMARKS / 'check_backend.py'}:Same").backend
+    slower = parse_backend(f"{BENCHMARKS / 'check_backend.py'}:More{percent}{half}")[0].backend
+    same = parse_backend(f"{BENCHMARKS / 'check_backend.py'}:Same")[0].backend
     for case in CASES[:2]:
         operands = Operands(case.problem, case.dtype, seed=0)
         for algorithm in script.ALGORITHMS:

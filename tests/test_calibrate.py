@@ -36,10 +36,9 @@ class Busy(FakeClock):
 class Simulated(FakeDevice):
     """fp32 at 80 Gflop/s, fp64 at half, 100, 70 and 20 GB/s from l2, l3 and memory, 1 µs a launch."""
 
-    name = "simulated"
-
     def __init__(self, witnesses=(), slow=(), machine=MACHINE):
         super().__init__()
+        self.name = "simulated"
         self.witnesses, self.slow, self.own_machine = witnesses, slow, machine
         self.opened = self.closed = 0
         self.runs = 0
@@ -207,6 +206,46 @@ def test_double_precision_is_not_faster():
     found = check(ceilings(compute={"fp32": 1e11, "fp64": 1.06e11}))
     assert found.compute == {}
     assert found.warnings == ("broken calibration: fp64 above fp32; neither is used",)
+
+
+H200 = replace(MACHINE, gpu_name="NVIDIA H200", gpu_compute_capability="9.0", gpu_units=132, gpu_clock_hz=1.98e9)
+
+
+def gpu_peaks(**compute):
+    return replace(ceilings(compute=compute), is_gpu=True, threads=None)
+
+
+def test_double_precision_on_tensor_cores_may_be_as_fast_as_single():
+    """A data sheet says 67 Tflop/s of both; multiply-adds and library products reach one of them before the other."""
+    true = gpu_peaks(fp32=60e12, fp64=66e12, **{"bf16-tc": 788e12})
+    assert check(true, H200) == true
+
+
+@pytest.mark.parametrize(
+    ("mode", "most"), [("fp32", 66.9e12), ("fp64", 66.9e12), ("tf32", 535e12), ("fp16-tc", 1071e12)]
+)
+def test_a_gpu_does_no_more_than_its_units_at_its_highest_clock(mode, most):
+    assert calibrate.most_flop_per_s(H200, None, mode) == pytest.approx(most, rel=1e-3)
+    assert check(gpu_peaks(**{mode: 1.04 * most}), H200).warnings == ()
+    found = check(gpu_peaks(**{mode: 1.06 * most}), H200)
+    assert (found.compute, found.warnings[0].partition(" at ")[0]) == ({}, f"broken calibration: {mode}")
+
+
+@pytest.mark.parametrize(
+    "unknown", [{"gpu_clock_hz": None}, {"gpu_compute_capability": "99.0"}, {"gpu_compute_capability": None}]
+)
+def test_of_an_unknown_gpu_nobody_knows_what_it_cannot_do(unknown):
+    assert check(gpu_peaks(fp32=1e18), replace(H200, **unknown)).warnings == ()
+
+
+def test_half_rates_of_geforce_cards_are_not_those_of_their_chip():
+    """The A10 multiplies twice as fast on tensor cores as the RTX 3090 of the same compute capability."""
+    ampere, blackwell = (
+        replace(H200, gpu_compute_capability=of, gpu_units=1, gpu_clock_hz=1.0) for of in ("8.6", "12.0")
+    )
+    assert calibrate.most_flop_per_s(ampere, None, "fp16-tc") == 2 * 512
+    assert calibrate.most_flop_per_s(blackwell, None, "fp16-tc") is None
+    assert calibrate.most_flop_per_s(blackwell, None, "fp32") == 2 * 128
 
 
 def test_a_nearer_level_is_not_slower():

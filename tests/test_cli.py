@@ -571,12 +571,13 @@ def test_a_backend_may_be_named_twice():
 
 def test_options_reach_the_run():
     measure("Mine", "--threads", "1", "--precision", "5%", "--max-time", "250ms", "--max-memory", "1GiB", "--seed", "4",
-            "--accuracy", "1e-4", "-o", "run.jsonl")  # fmt: skip
+            "--accuracy", "1e-4", "--workspace-limit", "256MiB", "-o", "run.jsonl")  # fmt: skip
     header = read_run(Path("run.jsonl")).header
     assert header["seed"] == 4
     assert header["options"] == {
         "threads": 1, "processes": 1, "accuracy": 1e-4, "tune": False, "max_memory_bytes": 1 << 30, "precision": 0.05,
         "max_time_s": 0.25, "min_rounds": 7, "max_samples": 50, "min_sample_s": 1e-3,
+        "workspace_limit_bytes": 256 << 20,
     }  # fmt: skip
     assert header["suites"][0]["name"] == "tiny"
 
@@ -904,7 +905,7 @@ def test_what_auto_takes_is_measured_once(monkeypatch):
     assert (row["resolved"], planned) == ("slow", ["auto"])
     assert "tuning" not in stderr
     row, planned, stderr = tune("--tune", "-o", "second.jsonl")
-    assert (row["algorithm"], row["resolved"], planned) == ("auto", "quick", ["slow", "quick", "quick"])
+    assert (row["algorithm"], row["resolved"], planned) == ("auto", "quick", ["slow", "quick", "quick", "quick"])
     assert re.search(r": tuning \d", stderr)
     row, planned, _ = tune("--tune", "-o", "third.jsonl")
     assert (row["resolved"], planned) == ("quick", ["quick"])
@@ -914,7 +915,7 @@ def test_what_auto_takes_is_measured_once(monkeypatch):
     assert error == "Error: third.jsonl cannot be resumed: its tune was True, now False"
     Path("cache/choices.json").write_text("{")
     row, planned, stderr = tune("--tune", "-o", "fourth.jsonl")
-    assert (row["resolved"], planned) == ("quick", ["slow", "quick", "quick"])
+    assert (row["resolved"], planned) == ("quick", ["slow", "quick", "quick", "quick"])
     assert "warning: cache/choices.json cannot be used (JSONDecodeError): choices are measured anew\n" in stderr
 
 

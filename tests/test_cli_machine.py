@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,12 +136,27 @@ def test_the_table_has_mixes_and_the_datasheet_beside_them():
     assert "datasheet: NVIDIA H200 SXM" in render([ceilings_table("cuda:0", FOUND, sheet)], "table")
 
 
+def test_a_gpus_launches_are_told_apart():
+    gpu = replace(FOUND, launch_stream=one(4e-6))
+    rows = json.loads(render([ceilings_table("cuda:0", gpu, None)], "json"))["ceilings"]
+    assert [(row["ceiling"], row["value"]) for row in rows[-2:]] == [
+        ("launch in a graph", 3e-7), ("launch on a stream", 4e-6),
+    ]  # fmt: skip
+
+
 def test_every_table_says_what_is_odd():
     odd = Ceilings(compute=FOUND.compute, bandwidth={}, contended="5 of 7 passes were disturbed (others)",
                    warnings=("broken calibration: x",))  # fmt: skip
     text = render([ceilings_table("cpu", odd, None)], "markdown")
     assert "contended: 5 of 7 passes were disturbed (others)" in text
     assert "warning: broken calibration: x" in text
+
+
+def test_facts_with_units_are_shown_with_them():
+    gpu = Machine(os="Linux", arch="x86_64", gpu_memory_bytes=1 << 37, gpu_clock_hz=1.98e9)
+    text = render([identity_table("cuda:0", gpu)], "table")
+    assert re.search(r"gpu memory +128 GiB\n", text)
+    assert re.search(r"gpu clock +1\.98 GHz\n", text)
 
 
 def test_what_is_not_known_of_a_machine_is_not_shown():

@@ -110,6 +110,10 @@ def test_gates():
     [
         ({"devices": {"cpu": {"fingerprint": "xyz"}}}, "not comparable: machine .* was {'cpu': 'abc'}, is now"),
         ({"options": {"threads": 2}}, "not comparable: threads was 1, is now 2"),
+        (
+            {"options": {"threads": 1, "workspace_limit_bytes": 0}},
+            "not comparable: workspace limit was None, is now 0",
+        ),
         ({"method": 3}, "not comparable: method version was 2, is now 3"),
     ],
 )

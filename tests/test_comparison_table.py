@@ -89,11 +89,14 @@ class Offering:
 
     name = "mine"
 
+    def __init__(self, index=None):
+        self.index = index
+
     def probe(self):
         return None
 
     def device(self):
-        return FakeDevice()
+        return FakeDevice(self.index)
 
     def algorithms(self, case, options):
         return [Candidate(name) for name in ("auto", "gemm", "fft")]
@@ -111,8 +114,10 @@ def rows_of(text, spec):
     assert given["suites"] == ("a folder/my suite.toml",)
     assert given["specs"] == (f"{spec}:{given['specs'][0].rpartition(':')[2]}",)
     choice = selection(*(given[key] for key in ("passes", "precisions", "layouts", "epilogues", "batch", "globs")))
-    specs = [BackendSpec(Offering(), given["specs"][0].rpartition(":")[2], "")]
-    found = tasks(choice.cases([SUITE]), specs, given["threads"], (given["cache"],), given["accuracy"])
+    (index,) = given["devices"] or (None,)
+    specs = [BackendSpec(Offering(index), given["specs"][0].rpartition(":")[2], "", index)]
+    found = tasks(choice.cases([SUITE]), specs, given["threads"], (given["cache"],), given["accuracy"],
+                  given["workspace_limit"])  # fmt: skip
     return [task.key for task in found]
 
 
@@ -120,17 +125,19 @@ def rows_of(text, spec):
     name=st.sampled_from(NAMES), batch=st.sampled_from([1, 0, 64]),
     conv_pass=st.sampled_from(ConvPass), layout=st.sampled_from(Layout), epilogue=st.sampled_from(Epilogue),
     algorithm=st.sampled_from(["auto", "gemm"]), cache=st.sampled_from(["warm", "cold"]), threads=st.integers(1, 99),
-    accuracy=st.sampled_from([1e-6, 1e-5, 1e-4]),
+    accuracy=st.sampled_from([1e-6, 1e-5, 1e-4]), index=st.sampled_from([None, 1, 2]),
+    limit=st.sampled_from([None, 0, 1, 256 << 20, 12345]),
     spec=st.sampled_from(["mine", "./my kernel.py:Mine", "it's $(here).py:Mine"]),
 )  # fmt: skip
 def test_the_command_measures_exactly_that_row(
-    name, batch, conv_pass, layout, epilogue, algorithm, cache, threads, accuracy, spec
+    name, batch, conv_pass, layout, epilogue, algorithm, cache, threads, accuracy, index, limit, spec
 ):
     epilogue = epilogue if conv_pass is ConvPass.FPROP else Epilogue.NONE
     asked = replace(case(name), problem=replace(PROBLEM, batch=batch), conv_pass=conv_pass, layout=layout,
                     epilogue=epilogue)  # fmt: skip
-    key = RowKey(case=asked, backend="mine", algorithm=algorithm, device="fake", cache=cache, threads=threads,
-                 accuracy=accuracy if algorithm == "auto" else None)  # fmt: skip
+    key = RowKey(case=asked, backend="mine", algorithm=algorithm, device=FakeDevice(index).name, cache=cache,
+                 threads=threads, accuracy=accuracy if algorithm == "auto" else None,
+                 workspace_limit_bytes=limit)  # fmt: skip
     text = Recipe.of_suite(SUITE, "a folder/my suite.toml", {"mine": spec}).command(key)
     assert rows_of(text, spec) == [key]
     assert ("--batch" in text) == (batch != 1)
@@ -226,5 +233,5 @@ def test_a_series_as_csv_has_a_column_per_run():
     header = render([series_table("base", [("x", compared(1.0)), ("y", compared(1.1))])], "csv").splitlines()[0]
     assert header == (
         "suite,problem,pass,dtype,layout,epilogue,cache,base_s,ratio_1,ratio_2,verdict,verdict_1,verdict_2,backend,"
-        "algorithm,threads"
+        "algorithm,device,threads"
     )

@@ -243,6 +243,8 @@ def test_a_cold_row_sweeps_twice_the_l2_and_runs_each_plan_once(monkeypatch, unc
     assert measured.launches == 2
     assert measured.value_s == pytest.approx(100e-6, rel=0.02)
     assert simulation.log.count(f"sweep {120 << 20}") == 3
+    if uncapturable is None:
+        assert [entry for entry in simulation.log if "capture" in entry] == ["capture 2"]
 
 
 def test_canaries_take_about_a_millisecond_and_more_than_the_l2(monkeypatch):
@@ -267,6 +269,7 @@ def test_the_machine_is_the_host_with_its_gpu(monkeypatch):
     assert device.name == "cuda:0"
     assert (machine.gpu_name, machine.gpu_units, machine.gpu_compute_capability) == ("NVIDIA H200", 132, "9.0")
     assert (machine.gpu_memory_bytes, machine.gpu_power_limit_w, machine.gpu_mig) == (150_109_880_320, 700, None)
+    assert machine.gpu_clock_hz == 1.98e9
     assert machine.cache_bytes == {"l2": 60 << 20}
     assert device.cache_bytes() == 60 << 20
     assert (machine.cpu_model, machine.cpu_count) == (host.cpu_model, host.cpu_count)
@@ -277,12 +280,68 @@ def test_the_machine_is_the_host_with_its_gpu(monkeypatch):
     assert CudaDevice(device.cuda, device.nvml).machine().fingerprint != machine.fingerprint
 
 
+def test_versions_are_the_drivers_and_cudas(monkeypatch):
+    device, _, library = simulated(monkeypatch)
+    assert device.versions() == {"CUDA of the driver": "13.0", "CUDA runtime": "13.2", "NVIDIA driver": "580.65.06"}
+    monkeypatch.setattr(library, "nvmlSystemGetDriverVersion", None)
+    assert "NVIDIA driver" not in device.versions()
+
+
 def test_a_slice_of_a_gpu_is_another_machine(monkeypatch):
     whole = simulated(monkeypatch)[0].machine()
     slice_ = replace(H200, name="NVIDIA H200 MIG 1g.18gb", units=16, memory_bytes=18 << 30, l2_bytes=7 << 20)
     machine = simulated(monkeypatch, properties=slice_)[0].machine()
     assert (machine.gpu_name, machine.gpu_mig) == ("NVIDIA H200", "1g.18gb")
     assert machine.fingerprint != whole.fingerprint
+
+
+def test_plans_may_have_most_of_what_is_free(monkeypatch):
+    device, simulation, _ = simulated(monkeypatch)
+    held = simulation.allocate(10 << 30)
+    assert device.free_bytes() == int(0.9 * (H200.memory_bytes - held.nbytes))
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_gpu_is_lost_where_an_error_comes_again(monkeypatch, sticky):
+    device, simulation, _ = simulated(monkeypatch)
+    assert device.lost() is None
+    simulation.broken, simulation.sticky = CudaError("cudaErrorIllegalAddress: an illegal\nmore"), sticky
+    assert device.lost() == ("CudaError: cudaErrorIllegalAddress: an illegal" if sticky else None)
+    assert device.lost() == ("CudaError: cudaErrorIllegalAddress: an illegal" if sticky else None)
+
+
+def test_waiting_tells_what_went_wrong(monkeypatch):
+    device, simulation, _ = simulated(monkeypatch)
+    device.synchronize()
+    simulation.broken = CudaError("cudaErrorLaunchFailure")
+    with pytest.raises(CudaError, match="LaunchFailure"):
+        device.synchronize()
+    simulation.broken = CudaError("cudaErrorMemoryAllocation")
+    with pytest.raises(MemoryError):
+        device.synchronize()
+
+
+def test_meters_are_those_of_the_round(monkeypatch):
+    device, simulation, library = simulated(monkeypatch)
+    clock = device.clock(1)
+    assert clock.meters() == {}
+    library.energy_mj = 5000
+    watched = clock.watch()
+    samples = []
+    for clock_mhz in (1980, 1500, 1900):
+        library.clock_mhz = clock_mhz
+        samples.append(clock.sample(lambda: simulation.enqueue(1e-3), 1))
+    library.energy_mj = 5750
+    watched(samples)
+    meters = clock.meters()
+    assert (meters["energy_j"], meters["sm_clock_hz"], meters["power_w"]) == (0.75, 1.9e9, 350)
+    assert 0 < meters["window_s"] < 60
+    for unknown in (0, None):  # the driver was loaded anew; it no longer tells
+        library.energy_mj = 5750
+        watched = clock.watch()
+        library.energy_mj = unknown
+        watched([])
+        assert "energy_j" not in clock.meters()
 
 
 def test_a_device_can_be_activated_among_several(monkeypatch):

@@ -9,6 +9,7 @@ from fake_cuda import H200, FakeCuda, fake_device
 from nvrtc import compiled
 
 from convbench import calibrate
+from convbench.backends import ON_STREAM
 from convbench.backends.cuda.probes import BUSY, MOVING, THREADS, Team, modes, sizes
 from convbench.backends.cuda.runtime import CHAINS, STEPS, kernel_options, kernels_source
 from convbench.ceilings import Ceilings
@@ -57,6 +58,7 @@ def test_calibration_finds_the_ceilings_of_a_simulated_gpu(monkeypatch):
     assert set(found.mixes["dram"]) == {"read", "copy", "add"}
     assert found.capacity_bytes == {"l2": H200.l2_bytes}
     assert found.launch.value == pytest.approx(NODE_S, rel=0.02)
+    assert found.launch_stream.value == pytest.approx(CALL_S, rel=0.02)
     assert Ceilings.from_dict(found.to_dict()) == found
     assert simulation.log.count("free_unused") == 1
 
@@ -77,9 +79,9 @@ def test_launches_are_measured_in_a_graph_and_on_the_stream(monkeypatch):
         launches = {probe.name: probe for probe in found if probe.kind == "launch"}
         times = {name: clock.sample(lambda run=p.run: run(1000), 1).wall_s for name, p in launches.items()}
         simulation.synchronize()
-        direct = clock.sample(calibrate.functools.partial(launches["stream"].run, 1000), 1)
-    assert list(launches) == ["graph", "stream"]  # the first is what rows pay
-    assert times["graph"] == pytest.approx(1000 * NODE_S, rel=0.02)
+        direct = clock.sample(calibrate.functools.partial(launches[ON_STREAM].run, 1000), 1)
+    assert list(launches) == ["", ON_STREAM]  # the first is what rows pay
+    assert times[""] == pytest.approx(1000 * NODE_S, rel=0.02)
     assert direct.wall_s == pytest.approx(1000 * CALL_S, rel=0.02)  # the host is the slower one
     assert direct.flags == ()
 

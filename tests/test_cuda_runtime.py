@@ -19,8 +19,8 @@ from convbench.errors import InputError
 from convbench.problem import MathMode
 
 
-def cupy_that(driver=13020, built=13020, count=1, capability="90", **broken):
-    """A CuPy as it is found; `broken` are names of its cuda module that raise."""
+def cupy_that(driver=13020, built=13020, count=1, capability="90", taken=None, **broken):
+    """A CuPy as it is found; `broken` are names of its cuda module that raise, `taken` what all but the last GPU do."""
 
     class CudaModule(ModuleType):
         def __getattr__(self, name):
@@ -39,7 +39,20 @@ def cupy_that(driver=13020, built=13020, count=1, capability="90", **broken):
     cupy.cuda.runtime = SimpleNamespace(
         driverGetVersion=lambda: driver, runtimeGetVersion=lambda: built, getDeviceCount=device_count
     )
-    cupy.cuda.Device = lambda index: SimpleNamespace(compute_capability=capability)
+
+    class Device:
+        compute_capability = capability
+
+        def __init__(self, index):
+            self._index = index
+
+        @property
+        def mem_info(self):
+            if taken and self._index + 1 < max(count, 2):
+                raise taken
+            return 1 << 30, 1 << 31
+
+    cupy.cuda.Device = Device
     for name in {"nvrtc", "cublas"} - set(broken):
         setattr(cupy.cuda, name, SimpleNamespace(getVersion=lambda: (13, 2)))
     return cupy
@@ -70,6 +83,10 @@ def with_cupy(monkeypatch):
         ({"capability": "70"}, r"CUDA 13 needs compute capability 7\.5, this GPU has 7\.0: .*convbench\[cuda12\]"),
         ({"nvrtc": ImportError("no libnvrtc.so.13\nsearched in")}, r"no libnvrtc\.so\.13\): .*convbench\[cuda13\]"),
         ({"cublas": ImportError("no libcublas.so.13")}, r"no libcublas\.so\.13\): .*convbench\[cuda13\]"),
+        (
+            {"taken": CudaError("cudaErrorDevicesUnavailable: busy\nmore")},
+            r"cannot be used \(CudaError: cudaErrorDevicesU",
+        ),
     ],
 )
 def test_one_line_says_what_is_missing_and_which_extra_brings_it(with_cupy, options, said):
@@ -80,7 +97,9 @@ def test_one_line_says_what_is_missing_and_which_extra_brings_it(with_cupy, opti
         cuda.device()
 
 
-@pytest.mark.parametrize("options", [{}, {"built": 12090}, {"built": 12090, "capability": "70"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"built": 12090}, {"built": 12090, "capability": "70"}, {"count": 2, "taken": CudaError("busy")}]
+)
 def test_a_gpu_that_can_be_used(with_cupy, options):
     assert with_cupy(**options) is None
 
@@ -194,6 +213,12 @@ def test_products_say_type_and_arithmetic(recorded, math_mode):
     assert (given[8], given[11], given[15]) == (data,) * 3
     assert given[17] == arithmetic
     assert factors == [1.0, 0.0]
+
+
+def test_versions_are_written_as_people_do(recorded):
+    recorded.cuda.runtime.driverGetVersion.return_value = 12040
+    recorded.cuda.runtime.runtimeGetVersion.return_value = 13020
+    assert Cuda(0).versions() == {"CUDA of the driver": "12.4", "CUDA runtime": "13.2"}
 
 
 def test_times_are_seconds(recorded):

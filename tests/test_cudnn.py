@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fake_cuda import CudaError
 from fake_cudnn import PLANS, FakeCudnn, FakePlan, GraphNotSupportedError, fake_backend, make_case
 from test_runner import OPTIONS, lines_of, rows_of
 from tiny import FPROP, SUITE
@@ -170,6 +171,16 @@ def test_a_graph_that_is_declined(monkeypatch, error, reason):
     assert auto.reason.endswith(reason)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDNN_STATUS_NOT_INITIALIZED\nmore"), MemoryError("out of memory")])
+def test_a_cudnn_that_does_not_start_is_a_reason_and_is_asked_again(monkeypatch, error):
+    backend, module = fake_backend(monkeypatch)
+    module.handle_error = error
+    (auto,) = backend.algorithms(make_case())
+    assert auto.reason == f"cuDNN does not start on cuda:0: {str(error).splitlines()[0]}"
+    module.handle_error = None
+    assert backend.algorithms(make_case())[0].reason is None
+
+
 # Plans
 
 
@@ -255,7 +266,29 @@ def test_rows_of_a_run(monkeypatch):
     row = rows["eng1_k2=1", WARM]
     assert (row.resolved, row.workspace_bytes, row.key.device) == ("eng1_k2=1", 4096, "cuda:0")
     assert row.time_s == pytest.approx(50e-6, rel=0.05)
-    assert row.plan_s > 0
+    assert row.plan_s > row.build_s > 0
+    assert row.notes == ("RUNTIME_COMPILATION",)
+    assert rows["eng1_k2=2", COLD].notes == ("NONDETERMINISTIC", "RUNTIME_COMPILATION")
+
+
+def test_the_sets_of_a_cold_row_share_what_was_built(monkeypatch):
+    _, warm = measured(monkeypatch, PLANS[3:])
+    rows, cold = measured(monkeypatch, PLANS[3:], (WARM, COLD))
+    assert rows["eng0", COLD].rounds[0].launches > 10
+    assert len(cold.built) == len(warm.built)
+
+
+def test_a_plan_over_other_operands_computes_with_them(monkeypatch):
+    backend, _ = fake_backend(monkeypatch)
+    case = make_case()
+    first, second = (Operands(case.problem, case.dtype, seed) for seed in (1, 2))
+    plan = backend.plan(case, AUTO, first, PlanOptions())
+    other = plan.over(second)
+    for one, operands in ((other, second), (plan, first)):
+        one.run()
+        right = reference.fprop(case.problem.axes, grouped(operands.x, 1, 1), grouped(operands.w, 1, 0))
+        assert np.allclose(one.output(), right.reshape(case.output_shape), atol=1e-5)
+    assert (other.algorithm, other.workspace_bytes, other.notes) == (plan.algorithm, plan.workspace_bytes, plan.notes)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -291,9 +324,10 @@ def test_a_plan_that_a_case_has_not_is_no_mistake_and_another_name_is(monkeypatc
     [
         (FakePlan("bad", run_error=RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")), Status.FAILED, "EXECUTION_FAILED"),
         (FakePlan("bad", run_error=RuntimeError("CUDNN_STATUS_ALLOC_FAILED")), Status.OUT_OF_MEMORY, "ALLOC_FAILED"),
+        (FakePlan("bad", kernel_error=CudaError("cudaErrorLaunchFailure")), Status.FAILED, "LaunchFailure (fake_cuda"),
         (FakePlan("bad", build_error=RuntimeError("out of memory")), Status.OUT_OF_MEMORY, "out of memory"),
         (FakePlan("bad", build_error=RuntimeError("no kernel\nmore")), Status.UNSUPPORTED, "build bad: no kernel"),
-        (FakePlan("bad", workspace=160 << 30), Status.SKIPPED, "--max-memory"),
+        (FakePlan("bad", workspace=160 << 30), Status.SKIPPED, "needs 160 GiB of cuda:0's memory"),
         (FakePlan("bad", spoil=math.nan), Status.WRONG, ""),
         (FakePlan("bad", spoil=1.01), Status.WRONG, ""),
     ],

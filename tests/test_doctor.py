@@ -4,21 +4,25 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import tempfile
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from fake_cuda import H200, fake_device
 
-from convbench.backends import Sample
+from convbench.backends import Sample, cuda
 from convbench.backends.cpu import device as cpu_device
 from convbench.cli import main
 from convbench.cli.doctor import _difference
 from convbench.doctor import RULES, Cost, Facts, Finding, Window, findings
 from convbench.doctor import noise as noise_module
 from convbench.doctor import read as reading
-from convbench.doctor.noise import Kernel, fitted, kernels, noise, noise_floor
+from convbench.doctor.noise import Kernel, fitted, gpu_kernels, kernels, noise, noise_floor
 from convbench.environment import Level
+from convbench.errors import InputError
 from convbench.machine import Machine
 from convbench.testing import FakeClock, FakeDevice
 from convbench.timing import Round
@@ -416,6 +420,30 @@ def test_a_kernel_that_fails_is_an_error():
         noise_floor(device, 1, 0.0, of=[Kernel(name="product", make=make)], sizes_s=(1e-3,))
 
 
+def kernel_s(name, *arguments):
+    """As an H200: 4 µs for a pass of multiply-adds, 4 TB/s for a copy."""
+    if name == "fma_fp32":
+        return 4e-6 * arguments[-1]
+    return arguments[-2] * 132 * 2048 * 16 * 2 / 4e12 if name == "traffic_copy" else 1e-6
+
+
+def test_the_noise_floor_of_a_gpu(monkeypatch):
+    gpu, simulation, _ = fake_device(monkeypatch, 1, kernel_s=kernel_s)
+    sizes = noise_module.SIZES_S
+    found = noise_floor(gpu, 1, 0.0, of=gpu_kernels(gpu), sizes_s=sizes)
+    assert [(n.kernel, n.size_s) for n in found] == [(kernel, s) for kernel in ("multiply-add", "copy") for s in sizes]
+    assert [n.time_s for n in found] == pytest.approx([*sizes] * 2, rel=0.4)
+    assert [(n.difference, n.flagged) for n in found] == [(0.0, 0.0)] * 10
+    assert simulation.used_bytes < 2**20  # all has been given back
+
+
+def test_copies_fit_into_a_small_gpu(monkeypatch):
+    small = replace(H200, memory_bytes=2 << 30)
+    gpu, _, _ = fake_device(monkeypatch, properties=small, kernel_s=kernel_s)
+    found = noise_floor(gpu, 1, 0.0, of=gpu_kernels(gpu)[1:], sizes_s=(1e-3, 1e-1))
+    assert [n.time_s for n in found] == pytest.approx([1e-3, 1e-1], rel=0.4)
+
+
 # The command
 
 
@@ -459,6 +487,30 @@ def test_json_and_csv(simulated):
 def test_quick_measures_no_noise(simulated, monkeypatch):
     monkeypatch.setattr(noise_module, "noise_floor", lambda *_a, **_k: pytest.fail("measured"))
     assert "Noise floor" not in invoke("--quick").stdout
+
+
+def test_gpus_have_a_noise_floor_each(simulated, monkeypatch):
+    monkeypatch.setattr(cuda, "device", lambda index: fake_device(monkeypatch, index, kernel_s=kernel_s)[0])
+    found = invoke("--time", "1ms", "--device", "0,1").stdout
+    assert found.count("Noise floor") == 3
+    assert "Noise floor of cuda:1" in found
+    assert re.search(r"rows of about 100 µs: differences below these are noise on this machine: .*% on cuda:1", found)
+    tables = json.loads(invoke("--time", "1ms", "--device", "1", "--format", "json").stdout)
+    assert [*tables] == ["findings", "noise", "noise cuda:1"]
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), [
+    (("--quick", "--device", "0"), 2, "--quick measures no noise floor: it excludes --device"),
+    (("--device", "3"), 1, "Error: no GPU here\n"),
+])  # fmt: skip
+def test_gpus_that_cannot_be_measured(monkeypatch, arguments, code, text):
+    def device(index):
+        raise InputError("no GPU here")
+
+    monkeypatch.setattr(cuda, "device", device)
+    result = CliRunner().invoke(main, ["doctor", *arguments])
+    assert result.exit_code == code
+    assert text in result.stderr
 
 
 def test_a_wrong_time_is_a_mistake_on_the_command_line():

@@ -22,6 +22,7 @@ LAYERS = [
     {"timing", "reference", "verify", "fused"},
     {"environment", "result", "schema", "fold", "journal", "memory", "recheck"},
     {"tasks", "children", "floor", "reproduce"},
+    {"lost"},
     {"runner", "workers", "session", "tuning", "doctor", "calibrate"}
     | {"testing", "noise", "roofline", "placement", "compare", "confirm", "check", "baseline", "pairs"},
     {"render", "formats"},
@@ -205,7 +206,11 @@ HEAVY = ["numpy", "scipy", "matplotlib", "rich", "msgspec", "cupy", "cudnn", "py
 
 @pytest.mark.parametrize(
     "module",
-    ["convbench", *(f"convbench.{name}" for name in ("errors", "suite", "problem", "work", "units", "stats"))],
+    [
+        "convbench",
+        *(f"convbench.{name}" for name in ("errors", "suite", "problem", "work", "units", "stats")),
+        *(f"convbench.backends.{name}" for name in ("cudnn", "cufft", "cuda.gpu", "cuda.arrays")),
+    ],
 )
 def test_import_is_light(module, tmp_path):
     script = f"import sys, {module}; print(sorted({set(HEAVY)!r} & sys.modules.keys()), {module!r} in sys.modules)"

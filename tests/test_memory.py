@@ -7,9 +7,9 @@ import pytest
 
 from convbench import verify
 from convbench.backends import ErrorBound
-from convbench.memory import operand_bytes, verification_bytes
-from convbench.operands import Operands
-from convbench.problem import Case, ConvPass, Dtype, MathMode, Problem
+from convbench.memory import operand_bytes, transfer_bytes, verification_bytes
+from convbench.operands import Operands, decode, encode, from_layout, to_layout
+from convbench.problem import PRECISIONS, Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.testing import reference_output
 
 PROBLEM = Problem(batch=2, in_channels=2, out_channels=3, input_size=(6, 6), filter_size=(3, 3))
@@ -49,3 +49,29 @@ def test_checking_stays_within_the_prediction_and_near_it(shape, conv_pass):
     finally:
         tracemalloc.stop()
     assert 0.4 * verification_bytes(case) <= peak <= 1.1 * verification_bytes(case) + (1 << 20)
+
+
+@pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_tensors_on_their_way_to_a_device_stay_within_the_prediction(precision, layout):
+    dtype, math_mode = PRECISIONS[precision]
+    case = Case(suite="s", name="p", problem=SHAPES["dense"], conv_pass=ConvPass.FPROP, dtype=dtype,
+                math_mode=math_mode, layout=layout)  # fmt: skip
+    x = Operands(case.problem, dtype, 0).x
+    tracemalloc.start()
+    try:
+        stored = to_layout(encode(x, dtype), layout)
+        there = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert from_layout(decode(stored.copy(), dtype), layout).shape == x.shape
+        back = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert max(there, back) <= transfer_bytes(case) + (1 << 16)
+
+
+def test_an_epilogue_is_verified_beside_a_second_output():
+    case = Case(suite="s", name="p", problem=PROBLEM, conv_pass=ConvPass.FPROP)
+    fused = replace(case, epilogue=Epilogue.BIAS)
+    assert transfer_bytes(case) == 3 * 4 * 144
+    assert transfer_bytes(fused) - transfer_bytes(case) == 4 * 96

@@ -147,7 +147,7 @@ def test_no_side(tmp_path):
         (program("null"), "its answer is not one of convbench's"),
         (program("\\377"), "its answer is not one of convbench's"),
         (program('{"protocol": 1, "version": "0.0"}'), "has convbench 0.0, which speaks another protocol"),
-        (program('{"protocol": 2}'), "is no convbench"),
+        (program('{"protocol": 3}'), "is no convbench"),
     ):
         with pytest.raises(ConvbenchError, match=re.escape(text)):
             about(Side(title="old", python=python, backends={}), 10)

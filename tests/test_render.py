@@ -725,11 +725,13 @@ def test_an_interval_shows_both_its_ends(ends, expected):
 
 def test_a_canary_that_moved_is_a_note():
     steady, slower = ({"compute": 1e-3, "memory": 5e-3},) * 6, ({"compute": 1e-3, "memory": 6e-3},) * 6
-    run = replace(run_of(timed("a", "gemm")), canaries=steady + slower)
+    run = replace(run_of(timed("a", "gemm")), canaries={"cpu": steady + slower})
     assert [note for note in rows_table(run).notes if "canary" in note] == [
         "the memory canary, fixed work, went from 5.00 ms to 6.00 ms: its speed or its load changed during the run"
     ]
-    assert not any("canary" in note for note in rows_table(replace(run, canaries=steady)).notes)
+    assert not any("canary" in note for note in rows_table(replace(run, canaries={"cpu": steady})).notes)
+    both = rows_table(replace(run, canaries={"cuda:0": steady, "cuda:1": steady + slower})).notes
+    assert ["the memory canary of cuda:1" in note for note in both if "canary" in note] == [True]
 
 
 # Phases

@@ -214,6 +214,22 @@ def test_before_and_after_share_a_page(opened):
     expect(details.locator("dd").first).to_have_text("after")
 
 
+def test_details_have_notes_and_meters(opened):
+    meters = {"window_s": 0.3, "energy_j": 108.0, "power_w": 412.0, "temperature_c": 45.0, "sm_clock_hz": 1.98e9}
+    metered = replace(row("a"), notes=("FFT", "RUNTIME_COMPILATION"), build_s=0.25,
+                      rounds=(Round(100, (Sample(0.29, None),), meters=meters),) * 7)  # fmt: skip
+    page = opened({"a": run_of(metered)})
+    page.locator("#table tbody button").nth(0).press("Enter")
+    details = page.locator("aside.detail dl").first
+    names, values = (details.locator(tag).all_inner_texts() for tag in ("dt", "dd"))
+    found = dict(zip(names, values, strict=False))
+    assert found["plan's notes"] == "FFT RUNTIME_COMPILATION"
+    assert found["building, within planning"] == "250 ms"
+    assert (found["energy of a run"], found["power"]) == ("1.04 J", "412 W")
+    assert (found["temperature"], found["clock"]) == ("45.0 °C", "1.98 GHz")
+    assert "memory's clock" not in found
+
+
 def test_intervals_say_both_of_their_ends(opened):
     whole = row("a")
     wide = replace(whole, rounds=tuple(Round(1, (Sample(t, t),)) for t in (1e-3,) * 5 + (1.5e-3,) * 2))

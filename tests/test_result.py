@@ -27,14 +27,14 @@ from convbench.journal import (
 )
 from convbench.problem import Case, ConvPass, Dtype, Epilogue, Layout, MathMode, Problem
 from convbench.render import render
-from convbench.render.results import backends_table, rows_table
+from convbench.render.results import backends_table, row_facts, rows_table
 from convbench.result import BROKEN, Row, RowKey, Status
 from convbench.timing import Round
 from convbench.verify import Verification
-from convbench.work import Phase, Work
+from convbench.work import Phase, Work, nominal_flops
 
-GOLDEN = Path(__file__).parent / "data" / "run-v4.jsonl"
-"""A run of schema version 4, written once by hand; never regenerated. Those of older versions lie beside it."""
+GOLDEN = Path(__file__).parent / "data" / "run-v5.jsonl"
+"""A run of schema version 5, written once by hand; never regenerated. Those of older versions lie beside it."""
 CONTENT = GOLDEN.read_bytes()
 LINES = CONTENT.splitlines(keepends=True)
 HEADER = json.loads(LINES[0])
@@ -45,6 +45,7 @@ KEY = RowKey(
     case=Case(suite="s", name="p", problem=PROBLEM, conv_pass=ConvPass.FPROP, dtype=Dtype.FP64,
               math_mode=MathMode.FP64, layout=Layout.NHWC, epilogue=Epilogue.BIAS_RELU, repeat=3),
     backend="cpu", algorithm="auto", device="cpu", cache="cold", threads=7, accuracy=1e-6,
+    workspace_limit_bytes=1 << 20,
 )  # fmt: skip
 WORK = Work(
     (
@@ -58,9 +59,10 @@ VERIFICATION = {
 }  # fmt: skip
 ROW = Row(
     key=KEY, status=Status.PARTIAL, resolved="fft", plan_s=0.5, first_call_s=0.25, floor_s=2.5e-5, workspace_bytes=64,
-    work=WORK, verification=VERIFICATION,
+    work=WORK, verification=VERIFICATION, build_s=0.375, notes=("FFT", "RUNTIME_COMPILATION"),
 )  # fmt: skip
-FLAGGED = Round(3, (Sample(0.25, 0.125), Sample(0.5, None, ("switched", "pressure")), Sample(1.0, 2.0)), process=4)
+FLAGGED = Round(3, (Sample(0.25, 0.125), Sample(0.5, None, ("switched", "pressure")), Sample(1.0, 2.0)), process=4,
+                meters={"energy_j": 0.5, "window_s": 2.0})  # fmt: skip
 
 
 def encode(*lines):
@@ -94,7 +96,7 @@ def test_every_kind_of_line_survives_the_journal(tmp_path):
     journal.append(case_line(0, ROW))
     journal.append(case_line(1, other))
     journal.append(case_line(2, refused))
-    journal.append(canary_line(0, {"compute": 0.5, "memory": 0.25}))
+    journal.append(canary_line(0, "cpu", {"compute": 0.5, "memory": 0.25}))
     journal.append(round_line(0, 0, FLAGGED, None))
     journal.append(phases_line(0, 0, [[0.5, 0.25], [0.75, 0.25]]))
     journal.append(phases_line(0, 1, [[0.5, 1.0]]))
@@ -115,7 +117,7 @@ def test_every_kind_of_line_survives_the_journal(tmp_path):
         replace(other, status=Status.FAILED, reason="RuntimeError: broke"),
         refused,
     )
-    assert run.canaries == ({"compute": 0.5, "memory": 0.25},)
+    assert run.canaries == {"cpu": ({"compute": 0.5, "memory": 0.25},)}
     assert run.note == ""
     assert run.end == path.stat().st_size
     assert run.next_row == 3
@@ -139,9 +141,9 @@ def test_each_line_is_stored_before_append_returns(tmp_path):
     path = tmp_path / "run.jsonl"
     journal = Journal.create(path, HEADER)
     for index in range(3):
-        journal.append(canary_line(index, {"compute": 1.0}))
+        journal.append(canary_line(index, "cpu", {"compute": 1.0}))
         assert path.read_bytes().count(b"\n") == index + 2
-        assert len(read_run(path).canaries) == index + 1
+        assert len(read_run(path).canaries["cpu"]) == index + 1
     journal.close()
 
 
@@ -159,6 +161,15 @@ def test_a_key_survives_with_its_layout_by_name(ndim, layout):
 
 def test_a_label_names_case_backend_and_algorithm():
     assert KEY.label() == "s/p fprop fp64 ndhwc bias+relu cpu:auto cold"
+
+
+@pytest.mark.parametrize(
+    ("device", "name"), [("cpu", "b:fft"), ("", "b:fft"), ("cuda:0", "b:fft"), ("cuda:1", "b:fft@cuda:1")]
+)
+def test_a_device_is_named_where_it_is_not_the_first_of_its_kind(device, name):
+    key = replace(KEY, backend="b", algorithm="fft", device=device)
+    assert key.name == name
+    assert key.label() == f"s/p fprop fp64 ndhwc bias+relu {name} cold"
 
 
 def test_there_is_no_nan_in_a_file(tmp_path):
@@ -181,7 +192,7 @@ def test_there_is_no_nan_in_a_file(tmp_path):
 def test_a_journal_refuses_to_write_nan(tmp_path, value):
     journal = Journal.create(tmp_path / "run.jsonl", HEADER)
     with pytest.raises(ValueError, match="JSON"):
-        journal.append(canary_line(0, {"compute": value}))
+        journal.append(canary_line(0, "cpu", {"compute": value}))
     journal.close()
     assert read_run(tmp_path / "run.jsonl").rows == ()  # and nothing of the line is in the file
 
@@ -287,9 +298,9 @@ def test_a_full_disk_is_one_clear_line_and_leaves_whole_lines(tmp_path):
     journal.append(HEADER)
     before = path.read_bytes()
     with pytest.raises(ConvbenchError) as caught:
-        journal.append(canary_line(0, {"compute": 0.5}))
+        journal.append(canary_line(0, "cpu", {"compute": 0.5}))
     assert str(caught.value) == f"cannot write {path}: No space left on device"
-    assert len(journal.run().canaries) == 1  # the run has what the disk has not
+    assert len(journal.run().canaries["cpu"]) == 1  # the run has what the disk has not
     journal.close()
     assert path.read_bytes() == before
 
@@ -302,7 +313,7 @@ def test_what_could_not_be_synced_is_one_clear_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(ConvbenchError, match=r"^cannot write .*run\.jsonl: Input/output error$"):
-        journal.append(canary_line(0, {"compute": 0.5}))
+        journal.append(canary_line(0, "cpu", {"compute": 0.5}))
     journal.close()
 
 
@@ -373,12 +384,12 @@ def test_reopening_cuts_an_unfinished_line_and_goes_on(tmp_path):
     journal = Journal.reopen(path, HEADER)
     assert path.read_bytes() == content  # until there is something to append
     assert journal.run().rows == run.rows
-    journal.append(canary_line(5, {"compute": 0.5}))
+    journal.append(canary_line(5, "cpu", {"compute": 0.5}))
     journal.close()
     again = read_run(path)
     assert again.note == ""
     assert again.rows == run.rows
-    assert len(again.canaries) == 1
+    assert len(again.canaries["cpu"]) == 1
 
 
 def test_reopening_a_file_that_lacks_its_last_newline(tmp_path):
@@ -387,10 +398,10 @@ def test_reopening_a_file_that_lacks_its_last_newline(tmp_path):
     run = read_run(path)
     assert run == fold(CONTENT, "x")
     journal = Journal.reopen(path, HEADER)
-    journal.append(canary_line(5, {"compute": 0.5}))
+    journal.append(canary_line(5, "cpu", {"compute": 0.5}))
     journal.close()
     assert path.read_bytes().startswith(CONTENT)
-    assert len(read_run(path).canaries) == len(run.canaries) + 1
+    assert len(read_run(path).canaries["cpu"]) == len(run.canaries["cpu"]) + 1
 
 
 # What the golden file folds into
@@ -418,11 +429,13 @@ def test_the_golden_file_holds_these_rows():
 def test_the_golden_run_as_a_whole():
     run = read_run(GOLDEN)
     assert run.header == HEADER
-    assert run.canaries == (
-        {"compute": 0.0005, "memory": 0.002},
-        {"compute": 0.00055, "memory": 0.0021},
-        {"compute": 0.0005, "memory": 0.002},
-    )
+    assert run.canaries == {
+        "cpu": (
+            {"compute": 0.0005, "memory": 0.002},
+            {"compute": 0.00055, "memory": 0.0021},
+            {"compute": 0.0005, "memory": 0.002},
+        )
+    }
     assert (run.note, run.end, run.next_row) == ("", len(CONTENT), 10)
     # In the order of their indices, which is the order asked for, not of the lines: refused rows are written first.
     assert [row.key.case.name for row in run.rows] == ["a"] * 5 + ["b"] * 4
@@ -673,6 +686,17 @@ DAMAGE = {
     "flags of no sample": (ROUND, "flags", {"3": ["switched"]}),
     "flags by name": (ROUND, "flags", {"first": ["switched"]}),
     "stop is a number": (ROUND, "stop", 1),
+    "no meters": (ROUND, "meters", ...),
+    "meters are a list": (ROUND, "meters", []),
+    "a meter is text": (ROUND, "meters.power_w", "much"),
+    "a meter is huge": (ROUND, "meters.power_w", 10**101),
+    "no notes": (PLANNED, "notes", ...),
+    "notes are text": (PLANNED, "notes", "FFT"),
+    "a note is a number": (PLANNED, "notes", [1]),
+    "build_s is text": (PLANNED, "build_s", "fast"),
+    "no limit of workspaces": (CASE, "key.workspace_limit_bytes", ...),
+    "a limit is text": (CASE, "key.workspace_limit_bytes", "1MiB"),
+    "a limit is below 0": (CASE, "key.workspace_limit_bytes", -1),
     "status is unknown": (CASE, "status", "fine"),
     "status is null": (CASE, "status", None),
     "no reason": (CASE, "reason", ...),
@@ -705,6 +729,8 @@ DAMAGE = {
     "problem has an unknown field": (CASE, "key.case.problem.colour", 1),
     "problem is impossible": (CASE, "key.case.problem.filter_size", [9, 9]),
     "problem is text": (CASE, "key.case.problem.input_size", "55"),
+    "a canary of no device": (CANARY, "device", ...),
+    "a canary's device is a number": (CANARY, "device", 1),
     "canary is text": (CANARY, "seconds", "fast"),
     "canary has text": (CANARY, "seconds.compute", "fast"),
     "canary is huge": (CANARY, "seconds.compute", 10**400),
@@ -800,26 +826,36 @@ def test_a_header_may_hold_more_than_this_version_knows():
 
 def test_a_run_of_a_header_alone_has_no_rows():
     run = fold(LINES[0], "x")
-    assert (run.rows, run.canaries, run.next_row, run.end) == ((), (), 0, len(LINES[0]))
+    assert (run.rows, run.canaries, run.next_row, run.end) == ((), {}, 0, len(LINES[0]))
+
+
+def as_version_4(row):
+    """Knew neither notes of plans nor meters, and no limit of workspaces."""
+    key = replace(row.key, workspace_limit_bytes=None)
+    return replace(row, key=key, notes=(), build_s=None, rounds=tuple(replace(r, meters={}) for r in row.rounds))
 
 
 def as_version_3(row):
     """Knew no floors."""
-    return replace(row, floor_s=None)
+    return replace(as_version_4(row), floor_s=None)
 
 
 def as_version_2(row):
     """Knew neither phases nor an accuracy other than the default."""
+    row = as_version_3(row)
     accuracy = None if row.key.accuracy is None else 1e-5
-    return replace(as_version_3(row), key=replace(row.key, accuracy=accuracy), phases=())
+    return replace(row, key=replace(row.key, accuracy=accuracy), phases=())
 
 
 def as_version_1(row):
     """Knew one process only."""
-    return replace(as_version_2(row), rounds=tuple(replace(r, process=0) for r in row.rounds))
+    row = as_version_2(row)
+    return replace(row, rounds=tuple(replace(r, process=0) for r in row.rounds))
 
 
-@pytest.mark.parametrize(("version", "without"), [(1, as_version_1), (2, as_version_2), (3, as_version_3)])
+@pytest.mark.parametrize(
+    ("version", "without"), [(1, as_version_1), (2, as_version_2), (3, as_version_3), (4, as_version_4)]
+)
 def test_an_older_file_reads_as_this_version_does(version, without):
     old, new = read_run(GOLDEN.parent / f"run-v{version}.jsonl"), read_run(GOLDEN)
     assert [without(row) for row in new.rows] == [*old.rows]
@@ -836,6 +872,9 @@ def test_the_golden_run_has_what_the_newest_version_added():
     assert {row.key.accuracy for row in rows if row.key.algorithm != "auto"} == {None}
     assert [row.phases_s for row in rows if row.phases] == [(0.0005, 0.0011)]
     assert [row.floor_s for row in rows] == [2.5e-5] + [None] * 8
+    assert [(row.notes, row.build_s) for row in rows if row.notes] == [(("TENSOR_CORE", "RUNTIME_COMPILATION"), 0.125)]
+    assert [row.meter("power_w") for row in rows] == [400.0] + [None] * 8
+    assert [row.key.workspace_limit_bytes for row in rows if row.key.backend == "gpu"] == [1 << 20]
 
 
 def test_each_old_version_has_its_step_and_its_golden_file():
@@ -869,7 +908,8 @@ CLEAN = r"one \x1b[31mtwo \x07\u202e \x9b"
 def test_texts_of_a_file_are_printable():
     row = replace(ROW, reason=EVIL, resolved=EVIL, verification=VERIFICATION | {"reason": EVIL},
                   work=Work((replace(WORK.phases[0], name=EVIL),)))  # fmt: skip
-    flagged = Round(1, (Sample(1.0, None, (EVIL,)),))
+    row = replace(row, notes=(EVIL,))
+    flagged = Round(1, (Sample(1.0, None, (EVIL,)),), meters={EVIL: 1.0})
     header = HEADER | {"created": EVIL, "suites": [{"name": EVIL, "title": EVIL, "sha256": "0"}], EVIL: [EVIL]}
     other = replace(row, key=replace(KEY, threads=2))
     run = written(case_line(0, row), round_line(0, 0, flagged, EVIL), case_line(1, other),
@@ -877,11 +917,43 @@ def test_texts_of_a_file_are_printable():
     first, second = run.rows
     assert (first.reason, first.resolved, first.stop_reason, second.reason) == (CLEAN,) * 4
     assert first.verification["reason"] == first.work.phases[0].name == first.rounds[0].samples[0].flags[0] == CLEAN
+    assert (first.notes, first.rounds[0].meters) == ((CLEAN,), {CLEAN: 1.0})
     assert run.header["suites"][0]["name"] == run.header["created"] == CLEAN
     assert run.header[CLEAN] == [CLEAN]
     for output_format in ("table", "json", "csv", "markdown"):
         text = render([rows_table(run), backends_table(run)], output_format, width=100)
         assert text.replace("\n", "").isprintable()
+
+
+def metered(rounds, window_s=0.3, energy_j=90.0, seconds=0.29, status=Status.OK):
+    """A row of rounds of 29 runs each, at 300 W."""
+    meters = {"window_s": window_s, "energy_j": energy_j}
+    return replace(ROW, status=status, rounds=(Round(29, (Sample(seconds),), meters=meters),) * rounds)
+
+
+def test_energy_of_a_run_is_its_time_at_the_mean_power():
+    assert metered(4).energy_j == pytest.approx(0.01 * 300)
+    mixed = metered(4)
+    assert row_facts(mixed)["effective_flop_per_j"] == pytest.approx(nominal_flops(PROBLEM) / 3)
+    assert row_facts(ROW)["effective_flop_per_j"] is None
+    cooler = replace(mixed, rounds=(*mixed.rounds[:2], *metered(2, energy_j=60.0).rounds))
+    assert cooler.energy_j == pytest.approx(0.01 * 250)
+
+
+@pytest.mark.parametrize("row", [
+    ROW, metered(3),  # 0.9 s
+    metered(4, window_s=0.4),  # samples are less than 80 % of it
+    metered(4, status=Status.WRONG),
+    replace(metered(4), rounds=(Round(29, (Sample(0.29),), meters={"power_w": 300.0}),) * 4),
+])  # fmt: skip
+def test_energy_that_is_not_known(row):
+    assert row.energy_j is None
+
+
+def test_a_meter_is_the_median_of_the_rounds_that_have_it():
+    rounds = [Round(1, (Sample(1.0),), meters=meters) for meters in ({"power_w": 1.0}, {}, {"power_w": 5.0})]
+    assert replace(ROW, rounds=(*rounds, *rounds[:1])).meter("power_w") == 1.0
+    assert ROW.meter("power_w") is None
 
 
 def test_names_that_cannot_be_printed_are_refused_when_written(tmp_path):

@@ -177,7 +177,7 @@ def test_an_unfinished_last_line_is_cut_off(path, started):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"type":"round","row":3,"rou')
     journal, _ = session.resume(path, new_header(started), started)
-    journal.append(canary_line(9, {"compute": 0.5}))
+    journal.append(canary_line(9, "cpu", {"compute": 0.5}))
     journal.close()
     assert path.read_bytes().startswith(whole + b'{"type":"canary"')
     assert read_run(path).note == ""
@@ -187,7 +187,7 @@ def test_a_line_that_lacks_its_newline_only_is_kept(path, started):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     journal, _ = session.resume(path, new_header(started), started)
-    journal.append(canary_line(9, {"compute": 0.5}))
+    journal.append(canary_line(9, "cpu", {"compute": 0.5}))
     journal.close()
     assert path.read_bytes().startswith(whole)
     assert read_run(path).note == ""
@@ -242,10 +242,10 @@ def test_a_pipe_cannot_be_resumed(path):
 
 
 def test_a_run_of_an_older_schema_is_not_mixed_with_a_newer_one(path, started):
-    content = path.read_bytes().replace(b'"schema_version":4', b'"schema_version":3', 1)
+    content = path.read_bytes().replace(b'"schema_version":5', b'"schema_version":4', 1)
     path.write_bytes(content)
     assert read_run(path).rows
-    with pytest.raises(InputError, match="its schema version was 3, now 4"):
+    with pytest.raises(InputError, match="its schema version was 4, now 5"):
         session.resume(path, new_header(started), started)
     assert path.read_bytes() == content
 
@@ -494,7 +494,7 @@ def test_a_file_that_a_run_is_writing_is_left_alone(tmp_path, open_again):
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"run\.jsonl is being written by another run"):
         open_again(path)
-    journal.append(canary_line(0, {"compute": 0.5}))
+    journal.append(canary_line(0, "cpu", {"compute": 0.5}))
     journal.close()
     assert path.read_bytes().startswith(before)
     open_again(path).close()

@@ -205,7 +205,7 @@ def test_suites_and_options_are_those_of_run(key):
 
 def test_algorithms_of_a_question():
     def asked(text, key):
-        return module._algorithms(parse_backend(text), QUESTIONS[key], 1)
+        return module._algorithms(*parse_backend(text), QUESTIONS[key], 1)
 
     assert asked("cpu", "batch") == ["cpu:auto"]
     assert asked("cpu", "epilogue") == ["cpu:auto", "cpu:direct"]
@@ -226,4 +226,4 @@ def test_several_backends_are_kept_apart(tmp_path, monkeypatch, backends, isolat
 
 def test_a_backend_that_is_not_there_is_asked_for_as_a_whole():
     with mock.patch.dict(sys.modules, torch=None):
-        assert module._algorithms(parse_backend("torch"), QUESTIONS["filters"], 1) == ["torch"]
+        assert module._algorithms(*parse_backend("torch"), QUESTIONS["filters"], 1) == ["torch"]

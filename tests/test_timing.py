@@ -1,5 +1,6 @@
 """The measuring loop, on simulated time and plain lists: no test here waits or reads a real clock."""
 
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -13,6 +14,7 @@ from convbench.testing import FakeClock, FakeDevice
 from convbench.timing import (
     OVERHEADS_PER_SAMPLE,
     Canaries,
+    DeviceCanaries,
     Measured,
     Round,
     RowTimer,
@@ -366,6 +368,10 @@ def test_flags_of_the_clock_reach_the_round():
 # All rows
 
 
+def of_device(kernels, clock):
+    return [DeviceCanaries("fake", kernels, clock)]
+
+
 def rotation(seconds, seed=0, canaries=True, errors=None, options=OPTIONS):
     """Timers of rows with these simulated times, and all events of their rotation."""
     device = FakeDevice()
@@ -375,7 +381,7 @@ def rotation(seconds, seed=0, canaries=True, errors=None, options=OPTIONS):
         for row, s in enumerate(seconds)
     }
     kernels = {"compute": FakeRun(device, 2e-3), "memory": FakeRun(device, 3e-3)} if canaries else {}
-    return timers, kernels, interleave(timers, kernels, FakeClock(device), seed)
+    return timers, kernels, interleave(timers, of_device(kernels, FakeClock(device)) if canaries else [], seed)
 
 
 def by_round(events):
@@ -427,7 +433,7 @@ def test_the_fastest_sample_of_a_canary_is_kept():
     seconds = itertools.cycle([1.0, 3e-3, 2e-3, 5e-3])
     kernels = {"compute": lambda: device.advance(next(seconds))}
     timers = {0: RowTimer(FakeRun(device), FakeClock(device), OPTIONS)}
-    canaries = [e for e in interleave(timers, kernels, FakeClock(device), 0) if isinstance(e, Canaries)]
+    canaries = [e for e in interleave(timers, of_device(kernels, FakeClock(device)), 0) if isinstance(e, Canaries)]
     assert [c.seconds for c in canaries] == [{"compute": pytest.approx(2e-3)}] * 7
 
 
@@ -436,9 +442,21 @@ def test_a_canary_that_breaks_is_left_out(broken, seconds):
     device = FakeDevice()
     clock = ScriptedClock(seconds)
     timers = {0: RowTimer(FakeRun(device), FakeClock(device), OPTIONS)}
-    events = list(interleave(timers, {"compute": broken}, clock, 0))
+    events = list(interleave(timers, of_device({"compute": broken}, clock), 0))
     assert [e.seconds for e in events if isinstance(e, Canaries)] == [{}] * 7
     assert events[-1].stop == "precision"
+
+
+def test_each_device_has_canaries_by_its_own_clock():
+    one, two = FakeDevice(index=0), FakeDevice(index=1)
+    canaries = [
+        DeviceCanaries(device.name, {"compute": functools.partial(device.advance, seconds)}, FakeClock(device))
+        for device, seconds in ((one, 2e-3), (two, 3e-3))
+    ]
+    timers = {0: RowTimer(FakeRun(one), FakeClock(one), OPTIONS)}
+    found = [event for event in interleave(timers, canaries, 0) if isinstance(event, Canaries)]
+    assert [(event.index, event.device) for event in found] == [(i, f"fake:{d}") for i in range(7) for d in range(2)]
+    assert [event.seconds["compute"] for event in found] == pytest.approx([2e-3, 3e-3] * 7)
 
 
 def test_without_canaries_there_are_rounds_only():
@@ -482,5 +500,5 @@ def collect(events, into):
 def test_rows_keep_their_own_indices():
     device = FakeDevice()
     timers = {7: RowTimer(FakeRun(device), FakeClock(device), OPTIONS)}
-    assert {e.row for e in interleave(timers, {}, FakeClock(device), 0)} == {7}
+    assert {e.row for e in interleave(timers, (), 0)} == {7}
     assert list(timers) == [7]  # the caller's mapping is left as it was

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fake_cudnn import PLANS, FakePlan, fake_backend
 from tiny import FPROP, SUITE, specs
 
 from convbench import tuning
@@ -15,7 +16,7 @@ from convbench.problem import ConvPass
 from convbench.result import COLD, WARM
 from convbench.runner import Progress, RunOptions, Spent
 from convbench.tasks import Selection, tasks
-from convbench.testing import FakeAlgorithm, FakeBackend
+from convbench.testing import FakeAlgorithm, FakeBackend, FakeDevice
 from convbench.timing import TimingOptions
 
 OPTIONS = RunOptions(threads=1, max_memory=1 << 30, timing=TimingOptions(), tune=True)
@@ -43,7 +44,8 @@ class Recorded(FakeBackend):
 def tune(options=OPTIONS, selection=FPROP, caches=(WARM,), backend=None, **behaviour):
     """(what the rows of auto are told to take, the backend, events, warnings)."""
     backend = backend or Recorded(behaviour or FIRST_IS_SLOW)
-    found = tasks(selection.cases([SUITE]), specs(AUTO, backend=backend), options.threads, caches, options.accuracy)
+    found = tasks(selection.cases([SUITE]), specs(AUTO, backend=backend), options.threads, caches, options.accuracy,
+                  options.workspace_limit_bytes)  # fmt: skip
     events, warnings = [], []
     steps = tuning.tuned(found, options, Spent(), warnings.append)
     try:
@@ -56,7 +58,7 @@ def tune(options=OPTIONS, selection=FPROP, caches=(WARM,), backend=None, **behav
 def test_the_fastest_is_taken():
     chosen, backend, events, warnings = tune()
     assert chosen == ["quick"]
-    assert backend.planned == ["slow", "quick"]
+    assert backend.planned == ["slow", "quick", "quick"]  # timed, and then the fastest is verified
     assert events == [Progress(0, "tune")]
     assert warnings == []
 
@@ -93,8 +95,58 @@ def test_only_the_three_of_the_least_estimate_are_measured():
         "fair": FakeAlgorithm(seconds=2e-3, estimated_s=3.0),
     }  # fmt: skip
     chosen, backend, _, _ = tune(**behaviour)
-    assert backend.planned == ["best", "good", "fair"]
+    assert backend.planned == ["best", "good", "fair", "good"]
     assert chosen == ["good"]
+
+
+LISTED = {f"eng{place}": FakeAlgorithm(seconds=1e-3 * (9 - place)) for place in range(8)}
+"""A list in the backend's order, without estimates; the last is the fastest."""
+
+
+def test_all_of_a_list_without_estimates_are_measured():
+    chosen, backend, _, _ = tune(**LISTED)
+    assert backend.planned == [*LISTED, "eng7"]
+    assert chosen == ["eng7"]
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 29])
+def test_a_list_is_measured_as_long_as_it_does_not_take_too_long(monkeypatch, memory_bytes):
+    """Three are in any case; here each takes 3 s to be planned, of the 10 s that two for a row allow."""
+    now = [0.0]
+
+    class Slow(Recorded):
+        def plan(self, case, algorithm, operands, options):
+            now[0] += 3.0
+            return super().plan(case, algorithm, operands, options)
+
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
+    backend = Slow({name: replace(a, memory_bytes=memory_bytes) for name, a in LISTED.items()})
+    assert tune(backend=backend)[0] == ["eng3"]
+    assert backend.planned == ["eng0", "eng1", "eng2", "eng3", "eng3"]
+    hasty = replace(OPTIONS, timing=TimingOptions(max_time_s=0.1))
+    backend = Slow(backend.behaviour)
+    assert tune(hasty, selection=replace(FPROP, globs=("second",)), backend=backend)[0] == ["eng2"]
+
+
+def test_the_best_of_cudnns_list_is_taken(monkeypatch):
+    """Its order is the heuristics'. A plan on tensor cores is no contender, one that fails is left out."""
+    plans = (*PLANS[:3], FakePlan("eng2", run_error=RuntimeError("no"), seconds=1e-6), FakePlan("eng3", seconds=30e-6),
+             PLANS[3], FakePlan("eng4", seconds=40e-6))  # fmt: skip
+    backend, _ = fake_backend(monkeypatch, plans=plans)
+    assert tune(backend=backend)[0] == ["eng0"]
+    limited = replace(OPTIONS, workspace_limit_bytes=0)
+    backend, _ = fake_backend(monkeypatch, plans=(FakePlan("eng9", workspace=1, seconds=1e-6), *plans))
+    assert tune(limited, backend=backend)[0] == ["eng0"]
+
+
+def test_what_is_wrong_is_given_up_for_the_next(folder):
+    """The fastest are verified, one after another, until one is right."""
+    wrong = {"eng7": replace(LISTED["eng7"], fault=off), "eng6": replace(LISTED["eng6"], fault=off)}
+    chosen, backend, _, _ = tune(**(LISTED | wrong))
+    assert chosen == ["eng5"]
+    assert backend.planned == [*LISTED, "eng7", "eng6", "eng5"]
+    (entry,) = stored(folder)["choices"].values()
+    assert [*entry["seconds"]] == [f"eng{place}" for place in range(6)]
 
 
 def test_accuracy_limits_the_choice():
@@ -151,7 +203,7 @@ def test_candidates_that_do_not_fit_together_are_measured_one_after_another(need
 def test_warm_and_cold_rows_share_a_choice():
     chosen, backend, _, _ = tune(caches=(WARM, COLD))
     assert chosen == ["quick", "quick"]
-    assert len(backend.planned) == 2
+    assert len(backend.planned) == 3
 
 
 def test_it_is_what_the_runner_plans():
@@ -169,9 +221,9 @@ def test_it_is_what_the_runner_plans():
 def questions(**changes):
     """Of one task with something changed."""
     backend = changes.pop("backend", None) or FakeBackend()
-    accuracy, threads = changes.pop("accuracy", 1e-5), changes.pop("threads", 1)
+    accuracy, threads, limit = changes.pop("accuracy", 1e-5), changes.pop("threads", 1), changes.pop("limit", None)
     (task, *_) = tasks(changes.pop("cases", FPROP.cases([SUITE])), specs(AUTO, backend=backend), threads,
-                       accuracy=accuracy)  # fmt: skip
+                       accuracy=accuracy, workspace_limit_bytes=limit)  # fmt: skip
     return tuning.Surroundings().question(task)
 
 
@@ -180,10 +232,10 @@ class Other(FakeBackend):
 
 
 @pytest.mark.parametrize("change", [
-    {"accuracy": 1e-4}, {"threads": 2}, {"backend": Other()},
+    {"accuracy": 1e-4}, {"threads": 2}, {"limit": 0}, {"backend": Other()}, {"backend": FakeBackend(index=0)},
     {"cases": Selection(passes=(ConvPass.DGRAD,), globs=("first",)).cases([SUITE])},
     {"cases": Selection(passes=(ConvPass.FPROP,), globs=("second",)).cases([SUITE])},
-], ids=["accuracy", "threads", "backend", "pass", "problem"])  # fmt: skip
+], ids=["accuracy", "threads", "limit", "backend", "device", "pass", "problem"])  # fmt: skip
 def test_another_question_has_another_answer(change):
     assert questions() == questions()
     assert questions(**change) != questions()
@@ -200,6 +252,14 @@ def test_the_versions_of_libraries_and_the_machine_are_part_of_it(monkeypatch):
     collected = tuning.environment.collect()
     changed = collected | {"libraries": collected["libraries"] | {"numpy": "9.9"}}
     monkeypatch.setattr(tuning.environment, "collect", lambda: changed)
+    assert questions() != before
+
+
+def test_the_versions_of_drivers_are_part_of_it(monkeypatch):
+    before = questions()
+    monkeypatch.setattr(FakeBackend, "versions", lambda _: {"cuDNN": "9.9.9"}, raising=False)
+    assert questions() != before
+    monkeypatch.setattr(FakeDevice, "versions", lambda _: {"driver": "580"}, raising=False)
     assert questions() != before
 
 
@@ -258,7 +318,7 @@ def test_a_choice_that_is_not_offered_any_more_is_made_anew(folder):
     entry["algorithm"] = "gone"
     (folder / "choices.json").write_text(json.dumps(content))
     chosen, backend, _, _ = tune()
-    assert (chosen, backend.planned) == (["quick"], ["slow", "quick"])
+    assert (chosen, backend.planned) == (["quick"], ["slow", "quick", "quick"])
     assert [c["algorithm"] for c in stored(folder)["choices"].values()] == ["quick"]
 
 

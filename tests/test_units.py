@@ -15,6 +15,7 @@ from convbench.units import (
     parse_bytes,
     parse_duration,
     parse_fraction,
+    parse_limit,
     significant,
     time_unit,
 )
@@ -227,8 +228,16 @@ def test_parse_fraction(text, fraction):
     assert parse_fraction(text) == pytest.approx(fraction, rel=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("0 GiB", 0), ("0.4", 0), ("256MiB", 256 << 20), ("1.5kB", 1500)]
+)
+def test_parse_limit(text, count):
+    assert parse_limit(text) == count
+
+
 PARSERS = {
     parse_bytes: ("size", ["kB", "MiB", "GB", "TiB", "8GiB"]),
+    parse_limit: ("size", ["kB", "MiB", "GB", "TiB", "256MiB"]),
     parse_duration: ("duration", ["s", "ms", "µs", "min", "h", "2s"]),
     parse_fraction: ("fraction", ["%", "1%"]),
 }
@@ -251,7 +260,7 @@ def test_a_parse_error_is_one_line_that_names_what_is_allowed(parse, text):
     assert all(re.search(rf"(?<!\w){re.escape(unit)}(?!\w)", message) for unit in allowed)
 
 
-@pytest.mark.parametrize("parse", PARSERS)
+@pytest.mark.parametrize("parse", [parse for parse in PARSERS if parse is not parse_limit])
 @pytest.mark.parametrize("text", ["0", "0.0", "0e5", "1e400", "1e-400"])
 def test_zero_and_what_a_float_cannot_hold_are_refused(parse, text):
     with pytest.raises(InputError, match=rf"must be a number above 0, got '{re.escape(text)}'$"):
@@ -268,7 +277,7 @@ def test_any_text_parses_to_a_positive_number_or_is_refused_in_one_line(text):
         except InputError as error:
             message = str(error)
         assert "\n" not in message
-        assert 0 < value < math.inf
+        assert (parse is parse_limit and value == 0) or 0 < value < math.inf
 
 
 # Round trips

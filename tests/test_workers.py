@@ -95,7 +95,7 @@ def test_what_auto_takes_is_measured_once_and_told_to_all(tmp_path, how):
     (row,) = read_run(tmp_path / "run.jsonl").rows
     workers = 3 if "--processes" in how else 1
     assert (row.key.algorithm, row.resolved, row.status) == ("auto", "quick", "ok")
-    assert (tmp_path / "planned").read_text().split() == ["slow", "quick"] + ["quick"] * workers
+    assert (tmp_path / "planned").read_text().split() == ["slow", "quick", "quick"] + ["quick"] * workers
     assert len(row.phases) == 5 * workers
     assert row.phases_s == pytest.approx((1e-3,))
 
@@ -302,6 +302,21 @@ class CrashesLate(Crashes):
     passes = ("dgrad",)
     good_runs = 5
 
+class LosesItsDevice(Breaks):
+    name = "loses"
+    passes = ("dgrad",)
+    good_runs = 5
+    gone = None
+    def plan(self, case, *others):
+        return CpuBackend.plan(self, case, *others) if case.name == "smallest" else super().plan(case, *others)
+    def device(self):
+        device = super().device()
+        device.lost = lambda: self.gone
+        return device
+    def breaks(self):
+        self.gone = "illegal address"
+        raise RuntimeError("it broke")
+
 class Fine(CpuBackend):
     name = "fine"
 """
@@ -431,6 +446,14 @@ def test_a_fresh_worker_measures_what_is_left_of_a_crashed_one(isolated):
     assert all(row.stop_reason for row in run.rows if row.status == "ok")
 
 
+def test_a_fresh_worker_measures_what_is_left_where_a_device_is_lost(isolated):
+    done, run = isolated("-b", "./broken.py:LosesItsDevice:gemm", "-b", "cpu:gemm")
+    assert done.returncode == 6, done.stderr
+    by_backend = {name: [r.status for r in run.rows if r.key.backend == name] for name in ("loses", "cpu")}
+    assert by_backend == {"loses": ["ok", "failed", "ok"], "cpu": ["ok"] * 3}
+    assert [row.reason for row in run.rows if row.reason] == ["RuntimeError: it broke (broken.py:62)"]
+
+
 def test_a_worker_whose_child_holds_its_output_open_has_ended_all_the_same(isolated):
     done, run = isolated("-b", "./broken.py:Exits:gemm")
     assert done.returncode == 6, done.stderr
@@ -446,7 +469,7 @@ def test_rounds_of_isolated_backends_are_interleaved(isolated, tmp_path):
     assert len(first) == 4
     seconds = next(i for i, line in enumerate(lines) if line.get("round") == 1)
     assert first == {line["row"] for line in lines[:seconds] if line["type"] == "round"}  # none is a round ahead
-    assert [line["round"] for line in lines if line["type"] == "canary"] == list(range(len(run.canaries)))
+    assert [line["round"] for line in lines if line["type"] == "canary"] == list(range(len(run.canaries["cpu"])))
 
 
 def test_an_isolated_run_is_resumed_as_one(isolated, tmp_path):
@@ -528,10 +551,11 @@ class Scripted(workers._Worker):
         return dict(line)
 
 
-def by_turns(monkeypatch, scripts):
+def by_turns(monkeypatch, scripts, devices=("fake", "fake")):
     """(type, row) of what comes of workers, a list of lines each; the rows are those of FOUND, one each."""
     monkeypatch.setattr(workers, "HAND_OVER_S", 0)
-    group = [replace(task, key=replace(task.key, backend=str(i))) for i, task in enumerate(FOUND)]
+    group = [replace(task, key=replace(task.key, backend=str(i), device=device))
+             for i, (task, device) in enumerate(zip(FOUND, devices, strict=True))]  # fmt: skip
     pending = iter(scripts)
     made = []
 
@@ -555,6 +579,16 @@ def test_the_worker_that_is_least_far_has_the_turn(monkeypatch):
         ("case", 10), ("case", 11), ("canary", None), ("round", 10), ("round", 11), ("round", 10), ("round", 11),
         ("round", 10),
     ]  # fmt: skip
+
+
+def test_the_canaries_of_a_device_are_those_of_its_first_worker(monkeypatch):
+    def told(*devices):
+        scripts = [[case(row), CANARY, measured(row, "precision"), DONE] for row in (10, 11)]
+        events, _ = by_turns(monkeypatch, scripts, devices)
+        return [kind for kind, _, _ in events].count("canary")
+
+    assert told("gpu:0", "gpu:0") == 1
+    assert told("gpu:0", "gpu:1") == 2
 
 
 def test_a_worker_that_ends_between_rows_has_failed_with_all_that_are_left(monkeypatch):

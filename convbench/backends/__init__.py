@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from convbench.work import Work
 
 ENTRY_POINTS = "convbench.backends"
+RUN = "CONVBENCH_RUN"
+"""The environment variable that tells worker processes the number of the process that started them."""
 AUTO = "auto"
 """The algorithm name that leaves the choice to the backend."""
 
@@ -58,7 +61,11 @@ class Sample:
 
 
 class Clock(Protocol):
-    """Times launches and watches for disturbance meanwhile."""
+    """Times launches and watches for disturbance meanwhile.
+
+    It may have `meters()`: what meters read over the last `watch`, as numbers by name with its unit ("power_w").
+    `energy_j` and `window_s`, the seconds that it was taken over, make the joules of a run.
+    """
 
     overhead_s: float
     """Cost of reading the clock, in seconds."""
@@ -75,13 +82,18 @@ class Clock(Protocol):
         ...
 
 
+ON_STREAM = "stream"
+"""The name of a GPU's launch that is not in a graph."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A micro-kernel that shows a ceiling.
 
     Attributes:
         kind: "compute", "bandwidth" or "launch".
-        name: of the first the math mode, of the second the mix of traffic ("read", "copy", "add"); "" of the third.
+        name: of the first the math mode, of the second the mix of traffic ("read", "copy", "add"); of the third "", or
+            ON_STREAM where that is not how rows are timed.
         amount: flops, or bytes read and written, of one run; 1 of a launch.
         run: runs it so many times, and returns when the last one has ended; what 0 times cost is its overhead.
         size_bytes: of the working set, all threads together, of a bandwidth.
@@ -99,6 +111,11 @@ class Device(Protocol):
 
     It may have `probes(threads)`, a context manager that yields the Probes of its ceilings for runs on so many CPU
     threads; a device without has no measured ceilings.
+
+    One whose plans only enqueue has `synchronize()`, which returns when all of it has ended and raises what went wrong.
+    One with memory of its own has `free_bytes()`, what plans may have of it now: `memory_bytes` of their candidates
+    are then of that. And it may have `lost()`: asked after a row went wrong, in one line why nothing can run on it any
+    more in this process; None where something can.
     """
 
     name: str
@@ -186,7 +203,9 @@ class ErrorBound:
 class Plan(Protocol):
     """A case made ready to run by one algorithm: memory allocated, operands in place.
 
-    It may have an `accuracy`, the tier that it keeps, where that is another one than its candidate's; and
+    It may have an `accuracy`, the tier that it keeps, where that is another one than its candidate's; `notes`, texts
+    that say more of it, and `build_s`, the seconds of planning in which a library built or compiled it;
+    `over(operands)`, the same plan over other operands, where that costs less than planning anew; and
     `run_phases(clock)`, where it can say how long the phases of `work` take: it runs once and gives seconds for each of
     them, in order. They add up to about the time of a run: where several threads are in a phase at a time, it took as
     long as their average. Phases that follow one another are callables for `clock.sample(phase, 1).wall_s`, `clock`
@@ -216,6 +235,9 @@ class Plan(Protocol):
 class Backend(Protocol):
     """A provider of plans.
 
+    Its class takes no argument; or one that may be left out, `index`: which of several devices it runs on, counted
+    from 0, whose number the device's name ends with. `--device` makes it once for each of those named.
+    It and its device may have `versions()`, of drivers and libraries by name: what no Python package says.
     It may have `peaks(threads)`, Probes of what it computes with at its fastest: where that exceeds the device's own,
     it is the ceiling of runs that the backend is in.
     It may have `names(algorithm)`, whether an algorithm may be so called that is not offered for every case: asking for
@@ -251,11 +273,15 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """A `-b` argument: a backend, one of its algorithms or None for all of them, and how it was written."""
+    """A `-b` argument: a backend, one of its algorithms or None for all of them, and how it was written.
+
+    `index` is the device that it was made for; None where its class takes none, or none was asked for.
+    """
 
     backend: Backend
     algorithm: str | None = None
     text: str = ""
+    index: int | None = None
 
 
 def available() -> dict[str, EntryPoint]:
@@ -278,13 +304,35 @@ def _is_ours(entry: EntryPoint) -> bool:
     return entry.value.startswith("convbench.")
 
 
-def load(entry: EntryPoint, warn: Callable[[str], object] = warnings.warn) -> Backend | None:
-    """The backend behind an entry point; where a plug-in fails to load, None, and `warn` gets one line that says why.
+def device_index(name: str) -> int | None:
+    """The number at the end of a device's name, 1 of "cuda:1"; None of one that has none."""
+    _, colon, number = name.rpartition(":")
+    return int(number) if colon and number.isdecimal() else None
 
-    Our own raise what they raise.
+
+def _made(factory: Callable[..., Backend], devices: Sequence[int]) -> list[tuple[Backend, int | None]]:
+    """The backend on each of these devices, where it takes an index; else once, as it is without."""
+    if not (devices and _takes_index(factory)):
+        return [(factory(), None)]
+    return [(factory(index=index), index) for index in devices]
+
+
+def _takes_index(factory: Callable[..., Backend]) -> bool:
+    try:
+        return "index" in inspect.signature(factory).parameters
+    except ValueError:  # it is not written in Python, and does not say
+        return False
+
+
+def load(
+    entry: EntryPoint, warn: Callable[[str], object] = warnings.warn, devices: Sequence[int] = ()
+) -> list[BackendSpec]:
+    """The backend behind an entry point, on each of these devices where it can choose; all of its algorithms.
+
+    Where a plug-in fails to load there is none, and `warn` gets one line that says why. Our own raise what they raise.
     """
     try:
-        backend: Backend = entry.load()()
+        made = _made(entry.load(), devices)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in may raise anything, or end the program
@@ -292,12 +340,14 @@ def load(entry: EntryPoint, warn: Callable[[str], object] = warnings.warn) -> Ba
             raise
         reason = f"backend {entry.name!r} failed to load: {type(error).__name__}: {error}"
         warn(" ".join(reason.splitlines()))
-        return None
-    return backend
+        return []
+    return [BackendSpec(backend, None, entry.name, index) for backend, index in made]
 
 
-def parse_backend(text: str) -> BackendSpec:
+def parse_backend(text: str, devices: Sequence[int] = ()) -> list[BackendSpec]:
     """The backend and algorithm of "cpu", "cpu:fft", "./mine.py:MyBackend" or "./mine.py:MyBackend:algorithm".
+
+    It comes once for each of these devices where it can choose, else once.
 
     Raises:
         InputError: no such backend, file or class, or one that fails to load.
@@ -305,19 +355,20 @@ def parse_backend(text: str) -> BackendSpec:
     if ".py" in text:
         path, _, rest = text.partition(".py")
         class_name, _, algorithm = rest.removeprefix(":").partition(":")
-        return BackendSpec(_from_file(Path(path + ".py"), class_name), algorithm or None, text)
+        made = _from_file(Path(path + ".py"), class_name, devices)
+        return [BackendSpec(backend, algorithm or None, text, index) for backend, index in made]
     name, _, algorithm = text.partition(":")
     found = available()
     if name not in found:
         raise unknown_name("backend", name, list(found), where=" (a backend in a file is FILE.py:CLASS)")
     reasons: list[str] = []
-    backend = load(found[name], reasons.append)
-    if backend is None:
+    specs = load(found[name], reasons.append, devices)
+    if reasons:
         raise InputError(*reasons)
-    return BackendSpec(backend, algorithm or None, text)
+    return [replace(spec, algorithm=algorithm or None, text=text) for spec in specs]
 
 
-def _from_file(path: Path, class_name: str) -> Backend:
+def _from_file(path: Path, class_name: str, devices: Sequence[int]) -> list[tuple[Backend, int | None]]:
     if not class_name:
         raise InputError(f"{path}: name the backend class after a colon, such as {path.name}:MyBackend")
     module_name = f"convbench_backend_{path.stem}"
@@ -328,9 +379,8 @@ def _from_file(path: Path, class_name: str) -> Backend:
     sys.modules[module_name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-        backend: Backend = getattr(module, class_name)()
+        return _made(getattr(module, class_name), devices)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a user's file may raise anything, or end the program
         raise InputError(f"backend {path}:{class_name} failed to load: {type(error).__name__}: {error}") from error
-    return backend

@@ -89,7 +89,7 @@ def _reuse_fact(place: str, row: Row) -> dict[str, Any]:
         "mac_per_input_byte": nominal_macs(problem) / x_bytes if x_bytes else 0.0,
         "flop_per_byte": nominal_flops(problem) / least if least else 0.0,
         "no_reuse": nominal_flops(problem) / most if most else 0.0,
-        "algorithm": f"{row.key.backend}:{row.key.algorithm} ({resolved(row)})", "time_s": row.time_s,
+        "algorithm": f"{row.key.name} ({resolved(row)})", "time_s": row.time_s,
         "effective_flop_per_s": row.effective_flop_per_s,
         "executed": row.work.arithmetic_intensity if row.work else None,
         "by_definition": row.work == nominal_work(case), "math_mode": case.math_mode,

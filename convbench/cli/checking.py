@@ -181,10 +181,13 @@ class Check:
         from convbench.pairs import launches
 
         memory = {task.key: 2 * task.memory_bytes for task in self.plan.tasks}  # a plan on each side
+        crowded = {task.key for task in self.plan.tasks if 2 * task.device_bytes > (task.free_bytes or 0)}
         keys = [key for key in to_confirm(compared) if memory.get(key, 0) <= self.plan.options.max_memory]
+        keys = [key for key in keys if key not in crowded]
         if skipped := len(to_confirm(compared)) - len(keys):
             limit = format_bytes(self.plan.options.max_memory)
-            _say(f"warning: {counted(skipped, 'row')} not confirmed: two processes would need more than {limit}")
+            own = ", or than their device has" if crowded else ""
+            _say(f"warning: {counted(skipped, 'row')} not confirmed: two processes would need more than {limit}{own}")
         if not keys:
             return compared
         found: list[Launched] = []

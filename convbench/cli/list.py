@@ -119,7 +119,7 @@ def backends(output_format: str) -> None:
     rows = []
     for name, entry in available().items():
         reasons: list[str] = []
-        backend = load(entry, reasons.append)
+        backend = next((spec.backend for spec in load(entry, reasons.append)), None)
         reason = probe(backend) if backend else reasons[0]
         distribution = entry.dist
         rows.append({
@@ -149,13 +149,13 @@ def algorithms(suite: str, specs: tuple[str, ...], accuracy: float, output_forma
     Example:
       convbench list algorithms alexnet -b cpu --pass fprop
     """
-    from convbench.backends import BackendSpec, PlanOptions, available, load, parse_backend
+    from convbench.backends import PlanOptions, available, load, parse_backend
     from convbench.machine import cpu_count
     from convbench.suite import load_suite
     from convbench.tasks import candidates, probe
 
-    chosen = [parse_backend(text) for text in specs]
-    chosen = chosen or [BackendSpec(b) for entry in available().values() if (b := load(entry, _warn))]
+    chosen = [spec for text in specs for spec in parse_backend(text)]
+    chosen = chosen or [spec for entry in available().values() for spec in load(entry, _warn)]
     cases: list[Case] = selection(**choice).cases([load_suite(suite)])  # type: ignore[arg-type]
     options = PlanOptions(threads=cpu_count(), accuracy=accuracy)
     listed_for = [getattr(spec.backend, "listed_for", lambda: None)() for spec in chosen]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from convbench.cli.chosen import RUN_ON, check_devices, device_option
 from convbench.cli.options import format_option, print_tables
 from convbench.errors import InputError
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 @click.command(name="machine")
 @click.option("--measure", is_flag=True, help="Measure the ceilings now, some seconds for each device.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
+@device_option(RUN_ON)
 @format_option
-def command(measure: bool, threads: int | None, output_format: str) -> None:
+def command(measure: bool, threads: int | None, devices: tuple[int, ...], output_format: str) -> None:
     """Say which machine this is, and what it can do at most: peaks, bandwidths, launch latency, floors of algorithms.
 
     Ceilings are remembered by machine, threads and BLAS; without --measure those that are remembered are shown. `run`
@@ -28,6 +30,7 @@ def command(measure: bool, threads: int | None, output_format: str) -> None:
     Example:
       convbench machine
       convbench machine --measure --threads 1
+      convbench machine --device 0,1
     """
     from convbench import calibrate, session
     from convbench.machine import cpu_count
@@ -38,7 +41,8 @@ def command(measure: bool, threads: int | None, output_format: str) -> None:
     threads = threads or cpus
     identities: list[Table] = []
     measured: list[Table] = []
-    for device, backends in _devices():
+    here = _devices(devices)
+    for device, backends in here:
         identities.append(_identity(device))
         found = None
         if calibrate.measurable(device):
@@ -55,13 +59,13 @@ def command(measure: bool, threads: int | None, output_format: str) -> None:
         elif calibrate.measurable(device):
             _say(f"no ceilings of {device.name} are remembered for --threads {threads}: --measure measures them")
     if measure:
-        measured.append(_floors([backend for _, backends in _devices() for backend in backends], threads))
+        measured.append(_floors(here, threads))
     # CSV holds one table: the ceilings, where there are any.
     tables = [*measured, *identities] if output_format == "csv" else [*identities, *measured]
     print_tables(tables, output_format)
 
 
-def _floors(backends: list[Backend], threads: int) -> Table:
+def _floors(here: list[tuple[Device, list[Backend]]], threads: int) -> Table:
     from threadpoolctl import threadpool_limits
 
     from convbench import session
@@ -70,7 +74,9 @@ def _floors(backends: list[Backend], threads: int) -> Table:
     from convbench.render.machine import floors_table
 
     with session.measuring_lock(_say), threadpool_limits(threads):
-        return floors_table({b.name: backend_floors(b, PlanOptions(threads=threads)) for b in backends})
+        options = PlanOptions(threads=threads)
+        return floors_table({(device.name, backend.name): backend_floors(backend, options)
+                             for device, backends in here for backend in backends})  # fmt: skip
 
 
 def _identity(device: Device) -> Table:
@@ -79,17 +85,18 @@ def _identity(device: Device) -> Table:
     return identity_table(device.name, device.machine())
 
 
-def _devices() -> list[tuple[Device, list[Backend]]]:
-    """The devices of the usable backends, each once, with these."""
+def _devices(numbers: tuple[int, ...]) -> list[tuple[Device, list[Backend]]]:
+    """The devices of the usable backends, each once, with these; of GPUs those of these numbers."""
     from convbench.backends import available, load
     from convbench.tasks import ask, probe
 
     found: dict[str, tuple[Device, list[Backend]]] = {}
-    for entry in available().values():
-        backend = load(entry, _warn)
-        if backend is not None and probe(backend) is None:
-            device: Device = ask(backend, "device")
-            found.setdefault(device.name, (device, []))[1].append(backend)
+    specs = [spec for entry in available().values() for spec in load(entry, _warn, numbers)]
+    usable = [spec for spec in specs if probe(spec.backend) is None]
+    check_devices(numbers, usable)
+    for spec in usable:
+        device: Device = ask(spec.backend, "device")
+        found.setdefault(device.name, (device, []))[1].append(spec.backend)
     return [*found.values()]
 
 

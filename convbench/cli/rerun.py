@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from convbench.cli.run import CACHES, backends_to_stderr, chosen_backends, files_of, run_options
+from convbench.cli.chosen import check_devices, chosen_backends, files_of
+from convbench.cli.run import CACHES, backends_to_stderr, run_options
 from convbench.cli.run import command as run
 from convbench.errors import InputError
 
@@ -65,8 +66,10 @@ def planned(arguments: Sequence[str]) -> Planned:
     choice = {name: params[name] for name in ("passes", "precisions", "layouts", "epilogues", "batch", "globs")}
     cases = selection(**choice).cases(suites)
     with backends_to_stderr(), contextlib.chdir(Path.cwd()):  # whatever a backend does while it is loaded
-        specs = chosen_backends(params["specs"])
-        found = tasks(cases, specs, options.threads, CACHES[params["cache"]], options.accuracy)
+        specs = chosen_backends(params["specs"], params["devices"])
+        check_devices(params["devices"], specs)
+        found = tasks(cases, specs, options.threads, CACHES[params["cache"]], options.accuracy,
+                      options.workspace_limit_bytes)  # fmt: skip
     header = session.header(found, options, suites, ["run", *arguments])
     return Planned(tasks=found, options=options, header=header, files=files_of(specs))
 

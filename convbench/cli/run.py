@@ -8,17 +8,19 @@ import sys
 import time
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from convbench.cli.chosen import RUN_ON, check_devices, chosen_backends, device_option, files_of
 from convbench.cli.options import Parsed, accuracy_option, case_options, format_option, print_tables, selection
 from convbench.errors import InputError
-from convbench.units import format_bytes, format_time, parse_bytes, parse_duration, parse_fraction
+from convbench.units import format_bytes, format_time, parse_bytes, parse_duration, parse_fraction, parse_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from convbench.backends import BackendSpec
     from convbench.result import Run
@@ -37,13 +39,17 @@ CACHES = {"warm": ("warm",), "cold": ("cold",), "both": ("warm", "cold")}
 @click.option("-b", "--backend", "specs", multiple=True, metavar="BACKEND[:ALGORITHM]",
               help="May be repeated. BACKEND alone: all its algorithms; BACKEND:auto: its own choice. "
               "FILE.py:CLASS loads one from a file. Without -b: every usable backend, auto each.")  # fmt: skip
+@device_option(RUN_ON)
 @case_options
 @click.option("--warm", "cache", flag_value="warm", default=True, help="Caches hold what the last run left (default).")
 @click.option("--cold", "cache", flag_value="cold", help="Caches are swept before each sample.")
 @click.option("--both", "cache", flag_value="both", help="Warm and cold rows, side by side.")
 @accuracy_option
 @click.option("--tune/--no-tune", default=False, help="Let `auto` take what is measured to be fastest: "
-              "once per machine, then it is remembered.")  # fmt: skip
+              "once per device, then it is remembered.")  # fmt: skip
+@click.option("--workspace-limit", type=Parsed("size", parse_limit),
+              help="Scratch memory that a plan may ask for, such as 256MiB or 0, where the backend knows a limit; all "
+              "there is if left out.")  # fmt: skip
 @click.option("--phases", is_flag=True, help="Measure the phases of each row, too; `show --phases` shows them.")
 @click.option("--no-ceilings", is_flag=True, help="Leave out what the machine can do at most, which is measured first "
               "where it is not known.")  # fmt: skip
@@ -74,10 +80,11 @@ CACHES = {"warm": ("warm",), "cold": ("cold",), "both": ("warm", "cold")}
 @click.option("--only", multiple=True, hidden=True)
 @format_option
 def command(
-    suites: tuple[str, ...], specs: tuple[str, ...], cache: str, accuracy: float, tune: bool, phases: bool,
-    no_ceilings: bool, threads: int | None, precision: float, max_time: float, processes: int, isolate: bool,
-    timeout: float | None, max_memory: int | None, seed: int, output: Path | None, resume: bool, force: bool,
-    dry_run: bool, quiet: bool, worker: bool, ask: bool, only: tuple[str, ...], output_format: str, **choice: object,
+    suites: tuple[str, ...], specs: tuple[str, ...], devices: tuple[int, ...], cache: str, accuracy: float, tune: bool,
+    workspace_limit: int | None, phases: bool, no_ceilings: bool, threads: int | None, precision: float,
+    max_time: float, processes: int, isolate: bool, timeout: float | None, max_memory: int | None, seed: int,
+    output: Path | None, resume: bool, force: bool, dry_run: bool, quiet: bool, worker: bool, ask: bool,
+    only: tuple[str, ...], output_format: str, **choice: object,
 ) -> None:  # fmt: skip
     """Verify and time every case of SUITE (a built-in name or a TOML file) on backends, then show the table.
 
@@ -105,17 +112,22 @@ def command(
     loaded = [load_suite(name) for name in suites]
     options = run_options(
         threads=threads, max_memory=max_memory, precision=precision, max_time=max_time, seed=seed,
-        processes=processes, accuracy=accuracy, tune=tune, phases=phases, isolate=isolate, timeout=timeout,
+        processes=processes, accuracy=accuracy, workspace_limit=workspace_limit, tune=tune, phases=phases,
+        isolate=isolate, timeout=timeout,
     )  # fmt: skip
     lines = begin() if worker or ask else None
     caches = CACHES[cache]
     cases = selection(**choice).cases(loaded)  # type: ignore[arg-type]
+    planned = partial(tasks, threads=options.threads, caches=caches, accuracy=accuracy,
+                      workspace_limit_bytes=workspace_limit)  # fmt: skip
     if ask and lines:
-        answer(lines, lambda: chosen_backends(only), lambda of: tasks(cases, of, options.threads, caches, accuracy))
+        answer(lines, lambda: chosen_backends(only, devices), lambda of: planned(cases, of))
         return
     with backends_to_stderr():
-        backends = chosen_backends(only or specs, options.timeout_s if isolate and not worker else None)
-        found = tasks(cases, backends, options.threads, caches, accuracy)
+        backends = chosen_backends(only or specs, devices, options.timeout_s if isolate and not worker else None)
+        if not only:
+            check_devices(devices, backends)
+        found = planned(cases, backends)
     if lines is not None:
         serve(found, options, lines, _warn)
         return
@@ -129,7 +141,8 @@ def command(
 
 def run_options(
     *, threads: int | None, max_memory: int | None, precision: float, max_time: float, seed: int, processes: int,
-    accuracy: float, tune: bool, phases: bool, isolate: bool, timeout: float | None, **_others: object,
+    accuracy: float, workspace_limit: int | None, tune: bool, phases: bool, isolate: bool, timeout: float | None,
+    **_others: object,
 ) -> RunOptions:  # fmt: skip
     """What the options of the command line ask for, by their names there.
 
@@ -150,6 +163,7 @@ def run_options(
         seed=seed,
         processes=processes,
         accuracy=accuracy,
+        workspace_limit_bytes=workspace_limit,
         tune=tune,
         phases=phases,
         isolate=isolate,
@@ -179,52 +193,18 @@ def run_silently(arguments: list[str]) -> int:
     return 0
 
 
-def chosen_backends(texts: tuple[str, ...], isolated_s: float | None = None) -> list[BackendSpec]:
-    """Those of the `-b` arguments, else the usable ones.
-
-    Under `--isolate` each is asked in a process of its own before, for `isolated_s` seconds at most.
-    """
-    from convbench.backends import AUTO, BackendSpec, available, load, parse_backend
-    from convbench.children import silent
-    from convbench.tasks import probe
-
-    entries = {} if texts else {f"{name}:{AUTO}": entry for name, entry in available().items()}
-    lost = {}
-    if isolated_s is not None:
-        asked = ((text, silent(text, sys.argv[1:], isolated_s)) for text in dict.fromkeys([*texts, *entries]))
-        lost = {text: spec for text, spec in asked if spec}
-    if texts:
-        return [lost.get(text) or parse_backend(text) for text in texts]
-    for spec in lost.values():
-        _warn(f"backend {spec.backend.name!r} is left out: {spec.backend.probe()}")
-    loaded = {text: load(entry, _warn) for text, entry in entries.items() if text not in lost}
-    usable = [BackendSpec(b, AUTO, text) for text, b in loaded.items() if b and probe(b) is None]
-    if not usable:
-        raise InputError("no usable backend; `convbench list backends` says why")
-    return usable
-
-
-def files_of(specs: Sequence[BackendSpec]) -> dict[str, str]:
-    """The backends from files, as `-b` calls them, by name."""
-    found = {}
-    for spec in specs:
-        path, py, name = spec.text.rpartition(".py:")
-        if py:
-            found[spec.backend.name] = f"{path}.py:{name.partition(':')[0]}"
-    return found
-
-
 def _show_tasks(found: list[Task], max_memory: int, output_format: str) -> None:
     from convbench.render import Column, Table
     from convbench.units import significant
     from convbench.work import nominal_flops
 
     rows = [
-        {"case": t.case.label(), "algorithm": f"{t.key.backend}:{t.key.algorithm}",
+        {"case": t.case.label(), "algorithm": t.key.name,
          "resolves_to": t.candidate.resolves_to and (t.candidate.resolved or t.candidate.resolves_to),
          "cache": t.key.cache, "nominal_flops": nominal_flops(t.case.problem),
          "memory_bytes": t.memory_bytes, "reason": t.unavailable or t.candidate.reason
-         or ("needs more than --max-memory" if t.memory_bytes > max_memory else None)}
+         or ("needs more than --max-memory" if t.memory_bytes > max_memory else None)
+         or ("needs more than the device's memory" if t.device_bytes > (t.free_bytes or 0) else None)}
         for t in found
     ]  # fmt: skip
     columns = [
@@ -310,10 +290,10 @@ def _events(
     if not options.isolate:
         yield from run_in_workers(todo, options, sys.argv[1:], spent)
         return
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, dict[str, None]] = {}  # each once: a backend may be there for several devices
     for spec in specs:
-        texts.setdefault(spec.backend.name, []).append(spec.text)
-    yield from run_isolated(todo, options, sys.argv[1:], spent, texts)
+        texts.setdefault(spec.backend.name, {})[spec.text] = None
+    yield from run_isolated(todo, options, sys.argv[1:], spent, {name: [*of] for name, of in texts.items()})
 
 
 def _add_ceilings(header: dict[str, Any], found: list[Task], options: RunOptions, *, measured: bool) -> float:

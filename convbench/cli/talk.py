@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convbench.claims import EVERY, QUESTIONS, claims_from, claims_markdown, claims_table, with_ceilings
+from convbench.cli.chosen import RUN_ON, check_devices, chosen_backends, device_option
 from convbench.cli.options import Parsed, format_option, print_tables, several
 from convbench.cli.output import check_output, write_output
 from convbench.errors import InputError, unknown_name
@@ -40,6 +41,7 @@ def _key(text: str) -> str:
               "is about. Without -b: every usable backend.")  # fmt: skip
 @click.option("--only", "keys", type=several("claim[,claim…]", _key), default=",".join(QUESTIONS),
               help=f"Of {', '.join(QUESTIONS)}; all if left out.")  # fmt: skip
+@device_option(RUN_ON)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all CPUs of this process if left out.")
 @click.option("--max-time", type=Parsed("duration", parse_duration), default="0.3s", show_default=True,
               help="Stop a row after so much time in samples.")  # fmt: skip
@@ -51,8 +53,8 @@ def _key(text: str) -> str:
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @format_option
 def command(
-    texts: tuple[str, ...], keys: tuple[str, ...], threads: int | None, max_time: float, folder: Path | None,
-    resume: bool, sources: tuple[Path, ...], quiet: bool, output_format: str,
+    texts: tuple[str, ...], keys: tuple[str, ...], devices: tuple[int, ...], threads: int | None, max_time: float,
+    folder: Path | None, resume: bool, sources: tuple[Path, ...], quiet: bool, output_format: str,
 ) -> None:  # fmt: skip
     """Measure each claim of the talk "Hacking GPUs for Deep Learning", and say what is true of it on this machine.
 
@@ -65,8 +67,8 @@ def command(
       convbench talk -b cpu --only batch,layouts
       convbench talk --from talk --from other-machine
     """
-    if sources and (texts or resume or threads):
-        raise click.UsageError("--from measures nothing: it excludes -b, --threads and --resume")
+    if sources and (texts or devices or resume or threads):
+        raise click.UsageError("--from measures nothing: it excludes -b, --device, --threads and --resume")
     if resume and folder is None:
         raise click.UsageError("--resume needs -o")
     if sources:
@@ -78,7 +80,7 @@ def command(
         from convbench import session
 
         target = folder or Path("runs") / f"talk-{session.stamp()}"
-        code = _measure([QUESTIONS[key] for key in keys], texts, threads, max_time, target, resume, quiet)
+        code = _measure([QUESTIONS[key] for key in keys], texts, devices, threads, max_time, target, resume, quiet)
         runs = _read([target], keys) if target.is_dir() else {}
         if not any(runs.values()):
             _say("nothing was measured")
@@ -95,12 +97,12 @@ def command(
 
 
 def _measure(
-    questions: Sequence[Question], texts: tuple[str, ...], threads: int | None, max_time: float, folder: Path,
-    resume: bool, quiet: bool,
+    questions: Sequence[Question], texts: tuple[str, ...], devices: tuple[int, ...], threads: int | None,
+    max_time: float, folder: Path, resume: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Runs the suite of each question; the exit code of the whole: 130 ends it, 6 is kept until its end."""
     from convbench.backends import parse_backend
-    from convbench.cli.run import chosen_backends, run_silently
+    from convbench.cli.run import run_silently
 
     taken = [question.key for question in questions if _file(folder, question.key).exists()]
     if taken and not resume:
@@ -108,7 +110,11 @@ def _measure(
                          "shows what they say")  # fmt: skip
     worst, contended = 0, False
     try:
-        specs = [parse_backend(text) for text in texts] or [_whole(spec) for spec in chosen_backends(())]
+        first = devices[:1]  # what a backend offers is asked of one device, and run on each
+        specs = [spec for text in texts for spec in parse_backend(text, first)] or [
+            _whole(spec) for spec in chosen_backends((), first)
+        ]
+        check_devices(devices, specs)
         for number, question in enumerate(questions, start=1):
             if not quiet:
                 _say(f"[{number}/{len(questions)}] {question.title}")
@@ -116,6 +122,7 @@ def _measure(
             arguments = [question.suite, *question.options, "--max-time", f"{max_time}s", "-o",
                          str(_file(folder, question.key))]  # fmt: skip
             arguments += [part for name in chosen for part in ("-b", name)]
+            arguments += ["--device", ",".join(map(str, devices))] if devices else []
             arguments += ["--isolate"] if len({spec.backend.name for spec in specs}) > 1 else []
             arguments += ["--threads", str(threads)] if threads else []
             arguments += ["--resume"] if resume else []

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convbench.backends import Clock, Device, Sample
+    from convbench.backends.cuda.gpu import CudaDevice
 
     Run = Callable[[], object]
 
 SIZES_S = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Times of the kernels, in seconds; what is much shorter is noise of the clock and of the interpreter."""
+LARGEST_COPY_BYTES = 1 << 30
+"""Read and written by a copy on a GPU; what takes longer is several."""
+ROWS_OF_COPIES = 16
+"""Share of a GPU's memory for one of them: two for each size, and one more while sizes are sought."""
 LEAST_TIME_S = 0.2
 """Samples of a row in one repeat take so long at most, or what six rounds of a long kernel need."""
 
@@ -93,6 +98,25 @@ def kernels() -> list[Kernel]:
         Kernel(name="product", make=product, power=3.0, largest=2048, parallel=True),
         Kernel(name="copy", make=copy),
     ]
+
+
+def gpu_kernels(device: CudaDevice) -> list[Kernel]:
+    """Multiply-adds in fp32 on all of a GPU's multiprocessors, and a copy of random numbers."""
+    from convbench.backends.cuda.probes import Team
+
+    team = Team(device.cuda, device.properties.units)
+    room = min(LARGEST_COPY_BYTES, device.free_bytes() // ROWS_OF_COPIES)
+
+    def made(name: str, passes: int, grains: int) -> Run:
+        device.activate()
+        with device.memory_errors():
+            return team.canaries(passes, 2 * grains * team.grain_bytes)[name]
+
+    return [
+        Kernel(name="multiply-add", make=lambda passes: made("compute", passes, 1), largest=1 << 30),
+        Kernel(name="copy", make=lambda grains: made("memory", 1, grains),
+               largest=max(1, room // (2 * team.grain_bytes))),
+    ]  # fmt: skip
 
 
 def noise_floor(
@@ -173,7 +197,7 @@ def _repeat(pairs: Sequence[_Pair], clock: Clock, seed: int) -> None:
     }
     for pair in pairs:
         pair.repeats.append(([], []))
-    for event in interleave(timers, {}, clock, seed):
+    for event in interleave(timers, (), seed):
         if isinstance(event, Measured):
             if event.error:
                 raise event.error

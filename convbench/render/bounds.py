@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convbench.errors import InputError
 from convbench.placement import placed_rows, run_ceilings
 from convbench.render import Column, Table
+from convbench.result import row_name
 from convbench.roofline import Bound, Flag
 from convbench.units import significant
 
@@ -94,7 +95,7 @@ def percent(share: float) -> str:
 
 
 def _name(row: Row) -> str:
-    return f"{row.key.backend}:{row.resolved or row.key.algorithm}"
+    return row_name(row.key.backend, row.resolved or row.key.algorithm, row.key.device)
 
 
 def bounds_table(run: Run) -> Table:
@@ -114,7 +115,7 @@ def bounds_table(run: Run) -> Table:
             case.precision,
             str(case.layout),
             key.cache,
-            f"{key.backend}:{key.algorithm}",
+            key.name,
         )
         groups.setdefault(group, []).append(placed)
     names = ("suite", "dtype", "layout", "cache", "algorithm")

@@ -100,7 +100,7 @@ def comparison_facts(row: Comparison) -> dict[str, Any]:
     return {
         "suite": case.suite, "problem": case.name, "pass": case.conv_pass, "dtype": case.precision,
         "layout": case.layout_name, "epilogue": case.epilogue, "cache": key.cache, "backend": key.backend,
-        "algorithm": key.algorithm, "name": f"{key.backend}:{key.algorithm}", "threads": key.threads,
+        "algorithm": key.algorithm, "device": key.device, "name": key.name, "threads": key.threads,
         "base_s": row.base_s, "new_s": row.new_s, "ratio": row.ratio,
         "ratio_low": row.interval and row.interval[0], "ratio_high": row.interval and row.interval[1],
         "threshold": row.threshold, "verdict": row.verdict, "reason": row.reason,
@@ -137,7 +137,7 @@ def comparison_table(compared: Compared, title: str = "", recipe: Recipe | None 
         Column(key="threshold", header="needed", show=_needed, right=True, spare=4),
         Column(key="verdict", header="verdict"), Column(key="why", header="why", cut=True, text_only=True, spare=3),
         *(Column(key=key, header=key, hidden=True)
-          for key in ("ratio_low", "ratio_high", "backend", "algorithm", "threads", "reason", "detail")),
+          for key in ("ratio_low", "ratio_high", "backend", "algorithm", "device", "threads", "reason", "detail")),
     ]  # fmt: skip
     return Table(
         key="comparison", title=title, columns=columns, rows=facts, notes=comparison_notes(compared, recipe),
@@ -194,7 +194,7 @@ def series_table(baseline: str, runs: Sequence[tuple[str, Compared]]) -> Table:
         *(Column(key=f"ratio_{n}", header=f"run {n}", show=ratio_text, right=True) for n in numbers),
         Column(key="verdict", header="gravest", spare=1),
         *(Column(key=key, header=key, hidden=True)
-          for key in (*(f"verdict_{n}" for n in numbers), "backend", "algorithm", "threads")),
+          for key in (*(f"verdict_{n}" for n in numbers), "backend", "algorithm", "device", "threads")),
     ]  # fmt: skip
     notes = []
     for number, (name, compared) in enumerate(runs, start=1):
@@ -212,7 +212,7 @@ def means_table(compared: Compared) -> Table | None:
     groups: dict[tuple[str, str, str], list[float]] = {}
     for row in compared.rows:
         if row.ratio:
-            key = (row.key.case.suite, row.key.case.conv_pass, f"{row.key.backend}:{row.key.algorithm}")
+            key = (row.key.case.suite, row.key.case.conv_pass, row.key.name)
             groups.setdefault(key, []).append(row.ratio)
     if not groups:
         return None
@@ -246,7 +246,7 @@ def pairs_table(found: Sequence[Pair], title: str) -> Table:
         return len({fact[key] for fact in facts}) == 1
 
     key = found[0].first.key, found[0].second.key
-    first, second = (f"{k.backend}:{k.algorithm}" for k in key)
+    first, second = (k.name for k in key)
     columns = [
         Column(key="suite", header="suite", hidden=constant("suite")), Column(key="problem", header="problem"),
         Column(key="pass", header="pass"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from convbench.errors import printable
 from convbench.problem import ConvPass
 from convbench.render import Column, Table
+from convbench.result import row_name
 from convbench.roofline import CACHE_LEVELS
 from convbench.units import format_bytes, format_si, format_time, significant
 
@@ -35,16 +36,23 @@ def identity_table(device: str, machine: Machine) -> Table:
             key: value}  # fmt: skip
     rows = [{"fact": key, "value": value, "shown": _shown(key, value)} for key, value in facts.items() if value != []]
     columns = [
-        Column(key="fact", header="fact", show=lambda key: key.removesuffix("_bytes").replace("_", " ")),
+        Column(key="fact", header="fact", show=_fact),
         Column(key="shown", header="value", text_only=True, cut=True),
         Column(key="value", header="value", hidden=True),
     ]
     return Table(key="machine", columns=columns, rows=rows)
 
 
+def _fact(key: str) -> str:
+    """The name of a fact, without the unit that its value is shown with."""
+    return key.removesuffix("_bytes").removesuffix("_hz").replace("_", " ")
+
+
 def _shown(key: str, value: Any) -> str:
     if key.endswith("_bytes"):
         return format_bytes(value)
+    if key.endswith("_hz"):
+        return format_si(value, "Hz")
     if isinstance(value, bool):
         return "yes" if value else "no"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -61,7 +69,10 @@ def ceilings_table(device: str, ceilings: Ceilings, sheet: Datasheet | None) -> 
                 _row(f"{level} {mix}".strip(), "B/s", ceiling, printed.bandwidth.get(level) if printed else None)
             )
     if ceilings.launch:
-        rows.append(_row("launch", "s", ceilings.launch, printed.launch if printed else None))
+        name = "launch in a graph" if ceilings.launch_stream else "launch"
+        rows.append(_row(name, "s", ceilings.launch, printed.launch if printed else None))
+    if ceilings.launch_stream:
+        rows.append(_row("launch on a stream", "s", ceilings.launch_stream, None))
     without = sheet is None
     columns = [
         Column(key="ceiling", header="ceiling", show=_named),
@@ -79,11 +90,12 @@ def ceilings_table(device: str, ceilings: Ceilings, sheet: Datasheet | None) -> 
                  notes=notes(ceilings, sheet))  # fmt: skip
 
 
-def floors_table(floors: Mapping[str, Mapping[str, Mapping[ConvPass, float | None]]]) -> Table:
-    """Floors by backend, algorithm and pass, an algorithm a row."""
+def floors_table(floors: Mapping[tuple[str, str], Mapping[str, Mapping[ConvPass, float | None]]]) -> Table:
+    """Floors by device and backend, algorithm and pass, an algorithm a row."""
     rows = [
-        {"algorithm": f"{backend}:{name}"} | {f"{conv_pass}_s": seconds for conv_pass, seconds in of.items()}
-        for backend, algorithms in floors.items()
+        {"algorithm": row_name(backend, name, device)}
+        | {f"{conv_pass}_s": seconds for conv_pass, seconds in of.items()}
+        for (device, backend), algorithms in floors.items()
         for name, of in algorithms.items()
     ]
     columns = [Column(key="algorithm", header="algorithm"),

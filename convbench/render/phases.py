@@ -67,7 +67,7 @@ def _facts(row: Row) -> list[dict[str, Any]]:
 
 
 def _algorithm(row: Row) -> str:
-    name = f"{row.key.backend}:{row.key.algorithm}"
+    name = row.key.name
     return f"{name} ({row.resolved})" if row.resolved and row.resolved != row.key.algorithm else name
 
 

@@ -34,6 +34,8 @@ LEGEND = (
     (("cold_ratio",), "cold/warm: time with swept caches, over that with warm ones"),
     *bounds.LEGEND,
 )
+METERS = ("power_w", "temperature_c", "sm_clock_hz", "memory_clock_hz")
+"""Medians of a row that are shown of what a device's meters read."""
 MOST_REASONS = 20
 MARKS = {
     Remark.FEW_ROUNDS: ("?", "fewer than 6 rounds, too few for an interval"),
@@ -71,7 +73,9 @@ def headline(run: Run) -> str:
     devices: list[dict[str, Any]] = list(run.header["devices"].values())
     machine = devices[0]["machine"] if devices else {}
     blas = (environment.get("blas") or [{}])[0]
+    gpus = Counter(name for of in devices if (name := of["machine"].get("gpu_name")))
     parts = [
+        *(f"{count} × {name}" if count > 1 else name for name, count in gpus.items()),
         machine.get("cpu_model") or machine.get("arch"),
         f"{run.header['options'].get('threads')} of {machine['cpu_count']} CPUs" if machine.get("cpu_count") else None,
         f"NumPy {environment.get('libraries', {}).get('numpy')}",
@@ -93,6 +97,7 @@ def row_facts(row: Row) -> dict[str, Any]:
         "dtype": case.precision, "layout": case.layout_name, "epilogue": case.epilogue, "batch": problem.batch,
         "repeat": case.repeat, "backend": key.backend, "algorithm": key.algorithm, "resolved": row.resolved,
         "device": key.device, "cache": key.cache, "threads": key.threads, "accuracy": key.accuracy,
+        "workspace_limit_bytes": key.workspace_limit_bytes,
         "status": row.status, "reason": row.reason or None,
         "time_s": row.time_s, "interval_low_s": interval[0] if interval else None,
         "interval_high_s": interval[1] if interval else None,
@@ -108,8 +113,11 @@ def row_facts(row: Row) -> dict[str, Any]:
         "arithmetic_intensity": row.work.arithmetic_intensity if row.work else None,
         "rms_error": verification.get("rms_error"), "max_error": verification.get("max_error"),
         "bound_share": verification.get("bound_share"),
-        "plan_s": row.plan_s, "first_call_s": row.first_call_s, "row_floor_s": row.floor_s,
-        "workspace_bytes": row.workspace_bytes,
+        "plan_s": row.plan_s, "build_s": row.build_s, "first_call_s": row.first_call_s, "row_floor_s": row.floor_s,
+        "workspace_bytes": row.workspace_bytes, "notes": " ".join(row.notes) or None,
+        "energy_j": row.energy_j,
+        "effective_flop_per_j": nominal_flops(problem) / row.energy_j if row.energy_j else None,
+        **{name: row.meter(name) for name in METERS},
     }  # fmt: skip
 
 
@@ -143,7 +151,7 @@ def rows_table(run: Run) -> Table:
         ends = [fact["interval_low_s"], fact["interval_high_s"]]
         fact["interval"] = [end / row.time_s - 1 for end in ends] if row.interval_s and row.time_s else None
         fact["disturbed"] = row.samples if row.rounds else None
-        fact["name"] = f"{row.key.backend}:{row.key.algorithm}"
+        fact["name"] = row.key.name
         if row.resolved and row.resolved != row.key.algorithm:
             fact["name"] += f" ({row.resolved})"
         fact["family"] = row.key.case.layout
@@ -217,13 +225,15 @@ def _notes(run: Run) -> list[str]:
         witnesses = sum((row.witnesses for row in rows), Counter())
         by = ", ".join(f"{name} {count}" for name, count in witnesses.most_common())
         notes.append(f"{disturbed} of {samples} samples disturbed: {by} (see `convbench doctor`)")
-    for name in run.canaries[0] if run.canaries else ():
-        seconds = [canary[name] for canary in run.canaries if name in canary]
-        if moved(seconds):
-            notes.append(
-                f"the {name} canary, fixed work, went from {format_time(min(thirds(seconds)[0]))} to "
-                f"{format_time(min(thirds(seconds)[1]))}: its speed or its load changed during the run"
-            )
+    for device, canaries in run.canaries.items():
+        where = f" of {device}" if len(run.canaries) > 1 else ""
+        for name in canaries[0]:
+            seconds = [canary[name] for canary in canaries if name in canary]
+            if moved(seconds):
+                notes.append(
+                    f"the {name} canary{where}, fixed work, went from {format_time(min(thirds(seconds)[0]))} to "
+                    f"{format_time(min(thirds(seconds)[1]))}: its speed or its load changed during the run"
+                )
     if run.note:
         notes.append(run.note)
     return notes + baseline_notes(run.header)
@@ -267,11 +277,9 @@ def totals_table(run: Run) -> Table | None:
             if [*_variant(row)] == variant
             and (row.key.case.conv_pass is not ConvPass.FPROP or row.key.case.epilogue is epilogue)
         ]
-        names = list(dict.fromkeys((row.key.backend, row.key.algorithm) for row in chosen))
+        names = list(dict.fromkeys(row.key.name for row in chosen))
         cases = list(dict.fromkeys(row.key.case for row in chosen))
-        per_name = {
-            f"{b}:{a}": {r.key.case: r for r in chosen if (r.key.backend, r.key.algorithm) == (b, a)} for b, a in names
-        }
+        per_name = {name: {r.key.case: r for r in chosen if r.key.name == name} for name in names}
         if len(names) > 1:
             per_name["fastest of each"] = {row.key.case: row for row in fastest(chosen).values()}
         for name, found in per_name.items():
@@ -341,11 +349,11 @@ def backends_table(run: Run) -> Table:
     """A line per backend and algorithm: rows with a time, how often fastest, how far from it on average."""
     best = fastest(run.rows)
     facts = []
-    for name in dict.fromkeys((row.key.backend, row.key.algorithm) for row in run.rows):
-        rows = [row for row in run.rows if (row.key.backend, row.key.algorithm) == name]
+    for name in dict.fromkeys(row.key.name for row in run.rows):
+        rows = [row for row in run.rows if row.key.name == name]
         ratios = [row.time_s / quickest for row in rows if row.time_s and (quickest := best[_question(row)].time_s)]
         facts.append({
-            "algorithm": ":".join(name), "rows": len(rows), "timed": len(ratios),
+            "algorithm": name, "rows": len(rows), "timed": len(ratios),
             "fastest": sum(best.get(_question(row)) is row for row in rows),
             "times_fastest": math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None,
         })  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,6 +64,8 @@ class CudaClock:
     remark; "late": the host was slower than the GPU was held. On a whole round: "throttled" by the driver's counter;
     "others": another process computes on the GPU; "clock": it ran at less than 95 % of the round's fastest clock, and
     not for the power limit.
+
+    Meters of a round: energy and the time that it was taken over, power and temperature at its end, clocks.
     """
 
     def __init__(self, cuda: Cuda, nvml: Nvml, overhead_s: float | None = None) -> None:
@@ -70,6 +73,7 @@ class CudaClock:
         self._captured = _Captured()
         self._clocks: list[float | None] = []
         """SM clock during each sample since `watch`, in Hz."""
+        self._meters: dict[str, float] = {}
         self.overhead_s = overhead_s or self._overhead()
 
     def _overhead(self) -> float:
@@ -141,8 +145,10 @@ class CudaClock:
         """Watches heat, clock and other processes over a round."""
         before = self._nvml.counters()
         self._clocks = []
+        energy_j, started = self._nvml.energy_j(), time.perf_counter()
 
         def judged(samples: list[Sample]) -> list[Sample]:
+            self._meters = self._read_meters(energy_j, started)
             lasting = self._nvml.counters().since(before)
             clocks = self._clocks if len(self._clocks) == len(samples) else [None] * len(samples)
             fastest = max((clock for clock in clocks if clock), default=0.0)
@@ -152,6 +158,19 @@ class CudaClock:
             ]
 
         return judged
+
+    def meters(self) -> dict[str, float]:
+        """What was read over the last round, and at its end; what is not told is left out."""
+        return self._meters
+
+    def _read_meters(self, energy_j: float | None, started: float) -> dict[str, float]:
+        found = self._nvml.meters()
+        now_j, window_s = self._nvml.energy_j(), time.perf_counter() - started
+        if energy_j is not None and now_j is not None and now_j >= energy_j:
+            found |= {"energy_j": now_j - energy_j, "window_s": window_s}
+        if clocks := [clock for clock in self._clocks if clock]:
+            found["sm_clock_hz"] = median(clocks)
+        return found
 
 
 def _merged(flags: tuple[str, ...], lasting: tuple[str, ...], clock: float | None, fastest: float) -> tuple[str, ...]:

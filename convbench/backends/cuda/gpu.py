@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.backends.cuda.clock import CudaClock
 from convbench.backends.cuda.nvml import Nvml
-from convbench.backends.cuda.runtime import Cuda, is_out_of_memory, missing
+from convbench.backends.cuda.runtime import Cuda, first_line, is_out_of_memory, missing
 from convbench.errors import InputError
 from convbench.machine import Machine, cpu_machine
 
@@ -27,6 +27,8 @@ CANARY_PASSES = 256
 """Of the multiply-adds: 256 · 512 for each of 2048 threads of a multiprocessor, 2.1 million cycles at 128 a cycle."""
 CANARY_BYTES = 256 << 20
 """Read and written by the copy, more than any L2 holds."""
+PLANS_SHARE = 0.9
+"""Of the free memory, what plans may have: libraries take some for themselves, and it comes in blocks."""
 MIG = " MIG "
 """Stands in CUDA's name of a slice of a GPU, between the GPU's name and the slice's: "NVIDIA H200 MIG 1g.18gb"."""
 
@@ -46,6 +48,33 @@ class CudaDevice:
     def activate(self) -> None:
         """Makes this GPU and its stream those of the calling thread: with several GPUs, another one may be."""
         self.cuda.activate()
+
+    def synchronize(self) -> None:
+        """Returns when all that was enqueued has ended; raises what went wrong with it."""
+        self.activate()
+        with self.memory_errors():
+            self.cuda.synchronize()
+
+    def lost(self) -> str | None:
+        """Why nothing runs on this GPU any more in this process; None where something does.
+
+        After an error within a kernel, such as an illegal address, CUDA answers every later call with it; all other
+        errors it tells once.
+        """
+        said = None
+        for _ in range(2):
+            try:
+                self.synchronize()
+            except Exception as error:  # noqa: BLE001  CUDA's word, of whatever kind
+                said = first_line(error)
+            else:
+                return None
+        return said
+
+    def free_bytes(self) -> int:
+        """What plans may have of its memory now."""
+        self.activate()
+        return int(PLANS_SHARE * self.cuda.free_bytes())
 
     @contextmanager
     def memory_errors(self) -> Iterator[None]:
@@ -76,7 +105,7 @@ class CudaDevice:
         return replace(
             cpu_machine(), cache_bytes={"l2": of.l2_bytes}, gpu_name=name, gpu_compute_capability=f"{major}.{minor}",
             gpu_units=of.units, gpu_memory_bytes=of.memory_bytes, gpu_mig=slice_name or None,
-            gpu_power_limit_w=self.nvml.power_limit_w(),
+            gpu_power_limit_w=self.nvml.power_limit_w(), gpu_clock_hz=self.nvml.most_clock_hz(),
         )  # fmt: skip
 
     def machine(self) -> Machine:
@@ -86,6 +115,10 @@ class CudaDevice:
     @functools.cached_property
     def _overhead_s(self) -> float:
         return CudaClock(self.cuda, self.nvml).overhead_s
+
+    def versions(self) -> dict[str, str]:
+        """Of the driver and of CUDA."""
+        return self.cuda.versions() | self.nvml.versions()
 
     def clock(self, threads: int) -> CudaClock:
         """A clock; the CPU threads do not matter."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from convbench.backends import POWER_CAP
+from convbench.backends import POWER_CAP, RUN
 
 THROTTLED = "throttled"
 SLOWER_CLOCK = "clock"
@@ -17,9 +19,10 @@ CAPPED = 0x04
 """The power cap holds the clock down: what a GPU under full load runs at, for as long as one likes."""
 CLOCK_SHARE = 0.95
 """Share of the fastest clock of a round below which a sample ran at another one."""
-_SM_CLOCK = 1
+_SM_CLOCK, _MEMORY_CLOCK = 1, 2
 _THERMAL_POLICY = 1
-"""NVML_CLOCK_SM and NVML_PERF_POLICY_THERMAL of nvml.h."""
+_GPU_SENSOR = 0
+"""NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_PERF_POLICY_THERMAL and NVML_TEMPERATURE_GPU of nvml.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,7 @@ class Reading:
 class Counters:
     """What NVML counts over longer times: ns that heat held the clock down, and processes that compute on the GPU.
 
-    Processes are counted, not named: in a container they have other numbers than the driver knows them by. One of them
-    is this process, where any is seen.
+    All processes of a run count as one, which is seen where any is.
     """
 
     thermal_ns: int | None = None
@@ -65,8 +67,9 @@ class Counters:
 class Nvml:
     """One GPU as NVML knows it. Where it has no NVML, or a call is not supported, nothing is known: no error.
 
-    Of a slice of a GPU (MIG) it is the whole GPU: clocks and heat are those of all slices, and processes do not count,
-    since those of other slices have memory and multiprocessors of their own.
+    Of a slice of a GPU (MIG) it is the whole GPU: clocks and heat are those of all slices, power and energy are not
+    told, since nobody knows which slice takes how much, and processes do not count, since those of other slices have
+    memory and multiprocessors of their own.
     """
 
     def __init__(self, pci_bus_id: str) -> None:
@@ -96,14 +99,47 @@ class Nvml:
     def counters(self) -> Counters:
         """Heat and processes, now."""
         thermal = self._ask("nvmlDeviceGetViolationStatus", _THERMAL_POLICY)
-        sliced = (self._ask("nvmlDeviceGetMigMode") or (0, 0))[0]  # now, and from the next reset on
-        processes = () if sliced else self._ask("nvmlDeviceGetComputeRunningProcesses") or ()
-        return Counters(thermal_ns=thermal.violationTime if thermal else None, processes=len(processes))
+        listed = () if self._sliced else self._ask("nvmlDeviceGetComputeRunningProcesses") or ()
+        processes = _count({process.pid for process in listed})
+        return Counters(thermal_ns=thermal.violationTime if thermal else None, processes=processes)
+
+    @property
+    def _sliced(self) -> bool:
+        return bool((self._ask("nvmlDeviceGetMigMode") or (0, 0))[0])  # now, and from the next reset on
+
+    def energy_j(self) -> float | None:
+        """Joules since the driver was loaded, counted in mJ from Volta on; None of a slice."""
+        millijoules = None if self._sliced else self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else millijoules / 1e3
+
+    def meters(self) -> dict[str, float]:
+        """What can be read now: "power_w", "temperature_c", "memory_clock_hz".
+
+        Power is that of the whole board, from Ampere on, but for the A100, its mean over a second (nvml.h); none of a
+        slice.
+        """
+        milliwatts = None if self._sliced else self._ask("nvmlDeviceGetPowerUsage")
+        celsius = self._ask("nvmlDeviceGetTemperature", _GPU_SENSOR)
+        megahertz = self._ask("nvmlDeviceGetClockInfo", _MEMORY_CLOCK)
+        read = {"power_w": (milliwatts, 1e-3), "temperature_c": (celsius, 1.0), "memory_clock_hz": (megahertz, 1e6)}
+        return {name: value * unit for name, (value, unit) in read.items() if value is not None}
+
+    def most_clock_hz(self) -> float | None:
+        """The highest clock that the multiprocessors may have."""
+        megahertz = self._ask("nvmlDeviceGetMaxClockInfo", _SM_CLOCK)
+        return megahertz * 1e6 if megahertz else None
 
     def power_limit_w(self) -> float | None:
         """The limit that is in force."""
         milliwatts = self._ask("nvmlDeviceGetEnforcedPowerLimit")
         return milliwatts / 1e3 if milliwatts else None
+
+    def versions(self) -> dict[str, str]:
+        """Of the driver; nothing where it is not told."""
+        try:
+            return {"NVIDIA driver": str(self._library.nvmlSystemGetDriverVersion())}
+        except Exception:  # noqa: BLE001  no library, or none that answers
+            return {}
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         """What a call of NVML says of this GPU; None where it does not."""
@@ -113,3 +149,26 @@ class Nvml:
             return getattr(self._library, name)(self._handle, *arguments)
         except (self._library.NVMLError, AttributeError):  # not supported here, or by this driver; an old pynvml
             return None
+
+
+def _count(pids: set[int]) -> int:
+    """How many processes these are, all that belong to this run counted as one: those hold memory, and wait.
+
+    In a container the driver may know processes by other numbers. Then a worker, beside which there are others of its
+    run, cannot tell whose they are.
+    """
+    if os.getpid() not in pids:
+        return 0 if RUN in os.environ else len(pids)
+    return 1 + sum(not _of_this_run(pid) for pid in pids)
+
+
+def _of_this_run(pid: int) -> bool:
+    """Whether it is this process, the one that the run was started as, or another worker of that."""
+    head = int(os.environ.get(RUN, os.getpid()))
+    if pid in {os.getpid(), head}:
+        return True
+    try:  # the fourth field of proc(5)'s stat, after a name that may hold anything but is in parentheses
+        parent = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+    except (OSError, IndexError):
+        return False
+    return int(parent) == head

@@ -10,7 +10,7 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from convbench.backends import Probe
+from convbench.backends import ON_STREAM, Probe
 from convbench.backends.cuda.clock import OnStream
 from convbench.backends.cuda.runtime import CHAINS, STEPS
 from convbench.problem import MathMode
@@ -170,8 +170,8 @@ def sizes(l2_bytes: int, largest: int) -> list[int]:
 def _launches(cuda: Cuda) -> Iterator[Probe]:
     """An empty kernel in a graph, as rows are timed, and on the stream by CuPy, whose own time is part of it."""
     empty = functools.partial(_repeat, functools.partial(cuda.launch, "empty", 1, 1))
-    yield Probe("launch", "graph", 1.0, empty)
-    yield Probe("launch", "stream", 1.0, OnStream(empty))
+    yield Probe("launch", "", 1.0, empty)
+    yield Probe("launch", ON_STREAM, 1.0, OnStream(empty))
 
 
 def _repeat(work: Callable[[], None], count: int) -> None:

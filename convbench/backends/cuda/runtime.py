@@ -45,8 +45,8 @@ def missing() -> str | None:
 
         driver, built = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
     except Exception as error:  # noqa: BLE001  a broken installation may raise anything
-        return f"CuPy is installed but does not load ({_first_line(error)}): {EXTRA}"
-    return _no_gpu(cupy, driver, built) or _too_old(cupy, built // 1000) or _no_library(cupy)
+        return f"CuPy is installed but does not load ({first_line(error)}): {EXTRA}"
+    return _no_gpu(cupy, driver, built) or _too_old(cupy, built // 1000) or _no_library(cupy) or _no_context(cupy)
 
 
 def _no_gpu(cupy: Any, driver: int, built: int) -> str | None:
@@ -59,7 +59,7 @@ def _no_gpu(cupy: Any, driver: int, built: int) -> str | None:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # noqa: BLE001  the driver's word, of whatever kind
-        return f"the NVIDIA driver offers no GPU ({_first_line(error)})"
+        return f"the NVIDIA driver offers no GPU ({first_line(error)})"
     return None if count else "the NVIDIA driver offers no GPU (does CUDA_VISIBLE_DEVICES hide it?)"
 
 
@@ -68,7 +68,7 @@ def _too_old(cupy: Any, release: int) -> str | None:
     try:
         oldest = min(int(cupy.cuda.Device(i).compute_capability) for i in range(cupy.cuda.runtime.getDeviceCount()))
     except Exception as error:  # noqa: BLE001  the driver's word, of whatever kind
-        return f"the GPU cannot be used ({_first_line(error)})"
+        return f"the GPU cannot be used ({first_line(error)})"
     needed = OLDEST_CAPABILITY.get(release, 0)
     if oldest < needed:
         return f"CUDA {release} needs compute capability {needed / 10}, this GPU has {oldest / 10}: {OLDER}"
@@ -80,13 +80,26 @@ def _no_library(cupy: Any) -> str | None:
         cupy.cuda.nvrtc.getVersion()
         getattr(cupy.cuda, "cublas")  # noqa: B009  CuPy looks for it now
     except Exception as error:  # noqa: BLE001  what CuPy raises where it finds none has changed over time
-        return f"a library of CUDA is missing ({_first_line(error)}): {EXTRA}"
+        return f"a library of CUDA is missing ({first_line(error)}): {EXTRA}"
     if importlib.util.find_spec("pynvml") is None:
         return f"nvidia-ml-py is not installed: {EXTRA}"
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def _no_context(cupy: Any) -> str | None:
+    """Why none of the GPUs lets this process begin: another one has it for itself, or the last one left it broken."""
+    said = None
+    for index in range(cupy.cuda.runtime.getDeviceCount()):
+        try:
+            cupy.cuda.Device(index).mem_info  # noqa: B018  the first call that needs a context, which it makes
+        except Exception as error:  # noqa: BLE001  the driver's word, of whatever kind
+            said = said or f"the GPU cannot be used ({first_line(error)})"
+        else:
+            return None
+    return said
+
+
+def first_line(error: BaseException) -> str:
     """The first line of what an error says; libraries of CUDA say it on many."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
@@ -150,6 +163,12 @@ class Cuda:
             units=found["multiProcessorCount"], memory_bytes=found["totalGlobalMem"], l2_bytes=found["l2CacheSize"],
             pci_bus_id=self._device.pci_bus_id,
         )  # fmt: skip
+
+    def versions(self) -> dict[str, str]:
+        """Of CUDA: the newest that the driver knows, and that of the runtime library."""
+        runtime = self._cupy.cuda.runtime
+        numbers = {"CUDA of the driver": runtime.driverGetVersion(), "CUDA runtime": runtime.runtimeGetVersion()}
+        return {name: f"{number // 1000}.{number % 1000 // 10}" for name, number in numbers.items()}
 
     def free_bytes(self) -> int:
         """Memory that nobody holds, CuPy's unused blocks counted as free."""

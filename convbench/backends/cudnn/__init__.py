@@ -70,6 +70,14 @@ class CudnnBackend:
 
         return cuda.device(self._index)
 
+    def versions(self) -> dict[str, str]:
+        """Of the library that is loaded, wherever it came from."""
+        import cudnn
+
+        from convbench.backends.cudnn.frontend import version
+
+        return {"cuDNN": ".".join(map(str, version(cudnn)))}
+
     def algorithms(self, case: Case, options: PlanOptions = DEFAULTS) -> list[Candidate]:
         """The plans; without a GPU those for the one that is described. No estimates: their order is the heuristics'.
 
@@ -116,13 +124,22 @@ class CudnnBackend:
 
     @functools.cached_property
     def _handle(self) -> Any:
-        """A handle that enqueues on the device's stream, for as long as the process lives."""
+        """A handle that enqueues on the device's stream, for as long as the process lives.
+
+        Raises:
+            UnsupportedError: cuDNN gives none, as where the GPU's memory is full; it is asked again the next time.
+        """
         import cudnn
+
+        from convbench.backends.cudnn.frontend import first_line
 
         device = self.device()
         device.activate()
-        with device.memory_errors():
-            handle = cudnn.create_handle()
+        try:
+            with device.memory_errors():
+                handle = cudnn.create_handle()
+        except (RuntimeError, MemoryError) as error:
+            raise UnsupportedError(f"cuDNN does not start on {device.name}: {first_line(error)}") from error
         cudnn.set_stream(handle=handle, stream=device.cuda.stream.ptr)
         return handle
 
@@ -138,6 +155,8 @@ class CudnnBackend:
         Raises:
             UnsupportedError: there is none.
         """
+        if not (self._missing or self._no_gpu):
+            self._handle  # noqa: B018  that there is none now must not be remembered
         question = replace(case, suite="", name="", repeat=1)
         if question not in self._known:
             try:

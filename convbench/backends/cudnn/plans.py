@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,13 +36,15 @@ def make_plan(case: Case, chosen: Sequence[Offered], operands: Operands, device:
     device.activate()
     with device.memory_errors():
         refusals: list[UnsupportedError] = []
+        started = time.perf_counter()
         for offered in chosen:
             try:
                 workspace_bytes = graph.build(offered.name)
             except UnsupportedError as error:
                 refusals.append(error)
                 continue
-            return CudnnPlan(case, offered, workspace_bytes, operands, device, graph)
+            build_s = time.perf_counter() - started
+            return CudnnPlan(case, offered, workspace_bytes, build_s, operands, device, graph)
     raise refusals[0]
 
 
@@ -50,15 +53,17 @@ class CudnnPlan:
 
     Attributes:
         notes: numerical and behaviour notes of its engine.
+        build_s: seconds that it took to build, and to try those before it.
     """
 
     def __init__(
-        self, case: Case, offered: Offered, workspace_bytes: int, operands: Operands, device: CudaDevice, graph: Graph
-    ) -> None:
+        self, case: Case, offered: Offered, workspace_bytes: int, build_s: float, operands: Operands,
+        device: CudaDevice, graph: Graph,
+    ) -> None:  # fmt: skip
         self.algorithm, self.accuracy, self.error_bound = offered.name, offered.accuracy, offered.error_bound
-        self.notes = (*offered.notes, *offered.behavior)
+        self.notes, self.build_s = (*offered.notes, *offered.behavior), build_s
         self.work, self.workspace_bytes = nominal_work(case), workspace_bytes
-        self._case, self._device = case, device
+        self._case, self._device, self._offered, self._graph = case, device, offered, graph
         read = {ConvPass.FPROP: ("x", "w"), ConvPass.DGRAD: ("y", "w"), ConvPass.WGRAD: ("x", "y")}[case.conv_pass]
         buffers = {name: self._upload(getattr(operands, "dy" if name == "y" else name)) for name in read}
         if case.epilogue is not Epilogue.NONE:
@@ -88,6 +93,14 @@ class CudnnPlan:
         self._device.activate()
         with self._device.memory_errors():
             self._execute()
+
+    def over(self, operands: Operands) -> CudnnPlan:
+        """The same plan, not built again, over other operands and with a workspace of its own."""
+        self._device.activate()
+        with self._device.memory_errors():
+            return CudnnPlan(
+                self._case, self._offered, self.workspace_bytes, self.build_s, operands, self._device, self._graph
+            )
 
     def poison(self) -> None:
         """Fills the output with NaN, enqueued."""

@@ -42,7 +42,7 @@ def page_facts(runs: Mapping[str, Run], rows: Table) -> dict[str, Any]:
             phases[len(found)] = [(phase.name, seconds) for phase, seconds in named]
         device = run.header["devices"].get(row.key.device)
         found.append(_row(row, fact) | {
-            "machine": places[device["fingerprint"]] if device else None,
+            "machine": places[device["fingerprint"], row.key.device] if device else None,
             "case": cases.setdefault((row.key.case, row.key.cache), len(cases)),
         })  # fmt: skip
     keys = found[0] if found else ()
@@ -84,13 +84,13 @@ def _row(row: Row, fact: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _machines(runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
-    """Machines by fingerprint; the ceilings are those of the first run that has some."""
-    found: dict[str, dict[str, Any]] = {}
+def _machines(runs: Mapping[str, Run]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Machines by fingerprint and device: two GPUs may be alike. The ceilings are those of the first run with some."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, run in runs.items():
         ceilings, _ = known_ceilings(run)
         for device, of in run.header["devices"].items():
-            machine = found.setdefault(of["fingerprint"], {
+            machine = found.setdefault((of["fingerprint"], device), {
                 "name": device_name(of["machine"]), "device": printable(device), "compute": {}, "bandwidth": {},
             })  # fmt: skip
             if device in ceilings and not machine["compute"]:

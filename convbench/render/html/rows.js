@@ -29,6 +29,7 @@ function scaled(value, units) {
   return `${significant(value / scale)} ${unit}`;
 }
 const TIMES = [[1, "s"], [1e-3, "ms"], [1e-6, "µs"], [1e-9, "ns"]];
+const ENERGIES = [[1, "J"], [1e-3, "mJ"], [1e-6, "µJ"], [1e-9, "nJ"]];
 // Memory is in powers of 2¹⁰, traffic and counts in powers of 10³, as in convbench/units.py.
 const SIZES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"], [1, "B"]];
 const COUNTS = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
@@ -42,6 +43,10 @@ const show = {
   error: (value) => value.toExponential(1),
   size: (value) => scaled(value, SIZES),
   count: (value) => scaled(value, COUNTS),
+  energy: (value) => (value === 0 ? "0 J" : scaled(value, ENERGIES)),
+  power: (value) => `${significant(value)} W`,
+  heat: (value) => `${significant(value)} °C`,
+  clock: (value) => `${scaled(value, COUNTS)}Hz`,
   traffic: (value) => `${scaled(value, COUNTS)}B`,
   level: (value) => value.toUpperCase(),
 };
@@ -74,7 +79,8 @@ function pairs(entries) {
 const CHOICES = ["run", "suite", "dtype", "layout", "epilogue", "batch", "cache", "threads"];
 const differing = (of) => CHOICES.filter((key) => new Set(of.map((row) => row[key])).size > 1);
 const varying = differing(rows);
-const short = (row) => `${row.backend}:${row.algorithm}`;
+// As RowKey.name of convbench/result.py: the device is named unless it is the only or the first one of its kind.
+const short = (row) => `${row.backend}:${row.algorithm}${/:0*[1-9][0-9]*$/.test(row.device) ? `@${row.device}` : ""}`;
 const briefs = new Map(facts.briefs); // runs are long, and matter least: they are cut
 const series = (row) => (varying.includes("run") ? `${briefs.get(row.run)} · ${short(row)}` : short(row));
 // The choices that rows need to be told apart, beside layer, pass and algorithm; and their run.
@@ -120,7 +126,10 @@ const DETAILS = [
   ["traffic_bytes", "bytes moved", "traffic"], ["floor_s", "floor", "time"], ["attained", "attained", "share"],
   ["to_win_s", "to win", "time"], ["bound", "bound", "text"], ["level", "memory level", "level"], ["flag", "flag", "text"],
   ["hint", "hint", "text"], ["rms_error", "error, RMS", "error"], ["max_error", "error, largest", "error"],
-  ["workspace_bytes", "workspace", "size"], ["plan_s", "planning", "time"], ["first_call_s", "first call", "time"],
+  ["workspace_bytes", "workspace", "size"], ["notes", "plan's notes", "text"], ["plan_s", "planning", "time"],
+  ["build_s", "building, within planning", "time"], ["first_call_s", "first call", "time"],
+  ["energy_j", "energy of a run", "energy"], ["power_w", "power", "power"], ["temperature_c", "temperature", "heat"],
+  ["sm_clock_hz", "clock", "clock"], ["memory_clock_hz", "memory's clock", "clock"],
 ];
 
 const filters = $("#filters").elements, tools = (name) => $(`[name="${name}"]`);

@@ -101,8 +101,8 @@ def details_of(rows: Sequence[Keyed]) -> dict[tuple[str, str], tuple[int, ...]]:
 
 
 def series(row: Keyed) -> str:
-    """The backend and the algorithm that was asked for."""
-    return f"{row.key.backend}:{row.key.algorithm}"
+    """The backend, the algorithm that was asked for, and the device where it must be named."""
+    return row.key.name
 
 
 def make_scene(
@@ -260,10 +260,13 @@ def doubts(device: str, ceilings: Ceilings) -> list[str]:
 
 def _split(points: list[Point]) -> list[Panel]:
     """A panel per device and dtype; per series where there are more than two; per pass where they are dense still."""
-    names = {point.series for point in points}
-    groups = _grouped(points, by_series=len(names) > MOST_SERIES, by_pass=False)
+    names: dict[str, set[str]] = {}  # by device
+    for point in points:
+        names.setdefault(point.placed.row.key.device, set()).add(point.series)
+    most = max(map(len, names.values()))
+    groups = _grouped(points, by_series=most > MOST_SERIES, by_pass=False)
     if max(map(len, groups.values())) > DENSE:
-        groups = _grouped(points, by_series=len(names) > MOST_SERIES, by_pass=True)
+        groups = _grouped(points, by_series=most > MOST_SERIES, by_pass=True)
     if len(groups) > MOST_PANELS:
         raise InputError(
             f"{len(groups)} panels are too many for one picture (at most {MOST_PANELS}): choose with --dtype, --pass "
@@ -271,7 +274,7 @@ def _split(points: list[Point]) -> list[Panel]:
         )
     varying = [len({key[place] for key in groups}) > 1 for place in range(4)]
     several_passes = len({p.placed.row.key.case.conv_pass for p in points}) > 1 and not varying[3]
-    several_series = len(names) > 1 and not varying[2]
+    several_series = most > 1 and not varying[2]
     found = []
     for key, of in groups.items():
         title = " · ".join(part for part, varies in zip(key, varying, strict=True) if varies)

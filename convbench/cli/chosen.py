@@ -1,0 +1,89 @@
+"""Which backends a command uses, and on which devices."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from convbench.cli.options import Command, several
+from convbench.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from convbench.backends import BackendSpec
+
+
+def _number(text: str) -> int:
+    number = text.removeprefix("cuda:")
+    if not (number.isascii() and number.isdecimal() and len(number) < 5):
+        raise InputError(f"{text!r} is not a GPU; allowed are their numbers from 0, such as 1 or cuda:1")
+    return int(number)
+
+
+def device_option(help_text: str) -> Callable[[Command], Command]:
+    """`--device`, as `devices`: numbers, none where it is left out."""
+    return click.option("--device", "devices", type=several("gpu[,gpu…]", _number), default=(), help=help_text)
+
+
+RUN_ON = "GPUs, such as 1 or 0,1 or cuda:1: backends that run on one run on each of these; on the first if left out."
+"""What `--device` says where backends run."""
+
+
+def check_devices(devices: Sequence[int], specs: Sequence[BackendSpec]) -> None:
+    """Refuses `--device` where no backend can be told which GPU to take.
+
+    Raises:
+        InputError: so it is.
+    """
+    from convbench.tasks import Silent
+
+    if devices and all(spec.index is None and not isinstance(spec.backend, Silent) for spec in specs):
+        names = ", ".join(dict.fromkeys(spec.backend.name for spec in specs))
+        raise InputError(f"--device chooses GPUs, and no backend here runs on one ({names}); `convbench list backends` "
+                         "says which can")  # fmt: skip
+
+
+def chosen_backends(
+    texts: tuple[str, ...], devices: tuple[int, ...] = (), isolated_s: float | None = None
+) -> list[BackendSpec]:
+    """Those of the `-b` arguments, else the usable ones; on each of these devices where they can choose.
+
+    Under `--isolate` each is asked in a process of its own before, for `isolated_s` seconds at most.
+    """
+    from convbench.backends import AUTO, available, load, parse_backend
+    from convbench.children import silent
+    from convbench.tasks import probe
+
+    entries = {} if texts else {f"{name}:{AUTO}": entry for name, entry in available().items()}
+    lost = {}
+    if isolated_s is not None:
+        asked = ((text, silent(text, sys.argv[1:], isolated_s)) for text in dict.fromkeys([*texts, *entries]))
+        lost = {text: spec for text, spec in asked if spec}
+    if texts:
+        return [spec for text in texts for spec in ([lost[text]] if text in lost else parse_backend(text, devices))]
+    for spec in lost.values():
+        _warn(f"backend {spec.backend.name!r} is left out: {spec.backend.probe()}")
+    loaded = {text: load(entry, _warn, devices) for text, entry in entries.items() if text not in lost}
+    usable = [replace(spec, algorithm=AUTO, text=text)
+              for text, of in loaded.items() for spec in of if probe(spec.backend) is None]  # fmt: skip
+    if not usable:
+        raise InputError("no usable backend; `convbench list backends` says why")
+    return usable
+
+
+def files_of(specs: Sequence[BackendSpec]) -> dict[str, str]:
+    """The backends from files, as `-b` calls them, by name."""
+    found = {}
+    for spec in specs:
+        path, py, name = spec.text.rpartition(".py:")
+        if py:
+            found[spec.backend.name] = f"{path}.py:{name.partition(':')[0]}"
+    return found
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)

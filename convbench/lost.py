@@ -1,0 +1,48 @@
+"""Devices on which nothing runs any more in this process, as a GPU after a kernel wrote where it may not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from convbench.errors import ConvbenchError
+from convbench.result import Row, Status
+from convbench.tasks import ask
+
+if TYPE_CHECKING:
+    from convbench.backends import Device
+    from convbench.tasks import Task
+
+
+class DeviceLostError(ConvbenchError):
+    """A device is lost, and another process can go on with the rows that are left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Why, by the name of the device; a device is asked after each row that went wrong on it."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def row(self, task: Task) -> Row | None:
+        """The row of a task whose device is lost; None where it is not."""
+        reason = self.reasons.get(task.key.device)
+        return Row(key=task.key, status=Status.FAILED, reason=reason) if reason else None
+
+    def found_after(self, task: Task) -> bool:
+        """Whether the device of a row that just went wrong is lost with it, and was not before."""
+        device, name = ask(task.backend, "device"), task.key.device
+        said = ask(device, "lost") if hasattr(device, "lost") and name not in self.reasons else None
+        if said:
+            self.reasons[name] = (
+                f"{name} runs nothing more in this process since {task.key.label()} failed ({said}); "
+                "with --isolate a fresh process goes on"
+            )
+        return bool(said)
+
+
+def finish(device: Device) -> None:
+    """Returns when all that was enqueued on a device has ended; raises what went wrong with it."""
+    synchronize = getattr(device, "synchronize", None)
+    if synchronize is not None:
+        synchronize()
