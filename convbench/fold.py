@@ -92,6 +92,7 @@ class _Phase(Struct, forbid_unknown_fields=True):
     bytes_written: Count
     footprint_bytes: Count
     launches: Count
+    math_mode: str = ""
 
 
 class _Verification(TypedDict, total=False):
@@ -263,7 +264,7 @@ class Folder:
             largest = max(phase.flops, phase.bytes_read, phase.bytes_written, phase.footprint_bytes, phase.launches)
             if largest > MOST:
                 raise _refusal(f"work[{position}]", f"a count is above {MOST:g}")
-            phase.name = intern(printable(phase.name))
+            phase.name, phase.math_mode = (intern(printable(text)) for text in (phase.name, phase.math_mode))
         _check_seconds("floor_s", entry.floor_s or 0.0)
         if (entry.workspace_bytes or 0) > MOST:
             raise _refusal("workspace_bytes", f"it is above {MOST:g}")

@@ -150,7 +150,7 @@ def place(
     row_floor_s: float | None = None,
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
 ) -> Placement:
-    """The placement of `work`, computed in `math_mode`, on a machine with `ceilings`.
+    """The placement of `work`, computed in `math_mode` where a phase has none of its own, on a machine with `ceilings`.
 
     A plan without work, such as one of batch 0, is bound by latency if launches cost anything; where they do not it
     has a floor of 0 and counts as compute, unambiguously.
@@ -158,15 +158,22 @@ def place(
     Args:
         work: phases in order; their footprints decide the level that they move their bytes at.
         ceilings: of the device.
-        math_mode: which peak holds.
+        math_mode: which peak holds for phases that say nothing else.
         warm: the working set may be in a cache already; cold work comes from main memory.
         row_floor_s: time of the row's algorithm on the smallest problem, seconds; None where it was not measured.
         thresholds: constants of the rules.
 
     Raises:
-        InputError: no ceiling for the math mode, or none for main memory where bytes move there.
+        InputError: no ceiling for a math mode, or none for main memory where bytes move there.
     """
-    peak = _ceiling(ceilings.compute, math_mode, "compute ceiling for math mode")
+    flops = {math_mode: 0}
+    for phase in work.phases:
+        mode = phase.math_mode or math_mode
+        flops[mode] = flops.get(mode, 0) + phase.flops
+    computed = {
+        mode: count / _ceiling(ceilings.compute, mode, "compute ceiling for math mode").value
+        for mode, count in flops.items()
+    }
     levels = tuple(_level(phase, ceilings, warm, thresholds) for phase in work.phases)
     moved: dict[str, int] = {}
     for phase, level in zip(work.phases, levels, strict=True):
@@ -176,16 +183,17 @@ def place(
         for level, count in moved.items()
         if count
     }
-    compute_s, memory_s = work.executed_flops / peak.value, sum(spent.values())
+    compute_s, memory_s = sum(computed.values()), sum(spent.values())
     launches = sum(phase.launches for phase in work.phases)
     launch_s = launches * ceilings.launch.value if ceilings.launch else 0.0
     latency_s = max(launch_s, row_floor_s or 0.0)
 
-    # Standard deviations, in seconds: levels are independent, all that is spent at one level is not.
+    # Standard deviations, in seconds: ceilings are independent, all that is spent under one of them is not.
+    compute_error_s = math.hypot(*(ceilings.compute[mode].sigma * time for mode, time in computed.items()))
     memory_error_s = math.hypot(*(ceilings.bandwidth[level].sigma * time for level, time in spent.items()))
     launch_error_s = ceilings.launch.sigma * launch_s if ceilings.launch and launch_s == latency_s else 0.0
     parts = (
-        (compute_s, peak.sigma * compute_s, Bound.COMPUTE),
+        (compute_s, compute_error_s, Bound.COMPUTE),
         (memory_s, memory_error_s, Bound.BANDWIDTH),
         (latency_s, launch_error_s, Bound.LATENCY),
     )

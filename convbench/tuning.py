@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from convbench.runner import RunOptions
     from convbench.tasks import Task
 
-CONTENDERS = 3
-"""Candidates that are measured, those of the least estimated time; of a list without estimates all are, but only so
-many however long it takes."""
+CONTENDERS = 5
+"""Candidates that are measured, those of the least estimated time: more than one, where an algorithm has variants. Of a
+list without estimates all are, but only so many however long it takes."""
 TIMES_OF_A_ROW = 5
 """Multiples of `--max-time` after which no further one of such a list is planned."""
 SAMPLES = 3

@@ -30,6 +30,7 @@ class Phase:
         bytes_written: bytes that it writes, intermediates included.
         footprint_bytes: distinct bytes that one launch touches; placement picks the cache level from it.
         launches: how many kernels or library calls the step makes.
+        math_mode: what it computes in; "" for the case's.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Phase:
     bytes_written: int
     footprint_bytes: int
     launches: int = 1
+    math_mode: str = ""
 
     @property
     def traffic_bytes(self) -> int:
@@ -67,8 +69,9 @@ class Work:
         return self.executed_flops / self.traffic_bytes if self.traffic_bytes else None
 
     def to_list(self) -> list[dict[str, Any]]:
-        """The phases, for a file."""
-        return [asdict(phase) for phase in self.phases]
+        """The phases, for a file; without the math mode where it is the case's."""
+        return [{name: value for name, value in asdict(phase).items() if value or name != "math_mode"}
+                for phase in self.phases]  # fmt: skip
 
     @classmethod
     def from_list(cls, phases: Iterable[dict[str, Any]]) -> Work:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbench import verify
-from convbench.backends import PlanOptions, Sample
+from convbench.backends import AUTO, PlanOptions, Sample
 from convbench.backends.cufft.convolution import CufftPlan
 from convbench.backends.cufft.planner import CufftPlanner, whole_planner
 from convbench.errors import UnsupportedError
@@ -109,7 +109,7 @@ def test_a_second_run_gives_the_same_and_poison_is_overwritten():
 def test_an_empty_batch_does_nothing_but_the_zeros_of_dw():
     shape = problem(batch=0)
     for conv_pass in ConvPass:
-        plan = NumpyCufft().plan(make_case(shape, conv_pass), "fft", Operands(shape, PRECISIONS["fp32"][0], 1),
+        plan = NumpyCufft().plan(make_case(shape, conv_pass), AUTO, Operands(shape, PRECISIONS["fp32"][0], 1),
                                  PlanOptions())  # fmt: skip
         plan.run()
         assert not plan.output().any()
@@ -160,10 +160,10 @@ class Counting(NumpyArrays):
         self._count(6 * out.size, first.nbytes + second.nbytes, out.nbytes)
         super().multiply(first, second, out)
 
-    def product(self, conv_pass, first, second, out, scale, add):
+    def product(self, conv_pass, first, second, out, scale, add, mode):
         summed = first.shape[1] if conv_pass is ConvPass.WGRAD else first.shape[2]
         self._count(8 * out.size * summed, first.nbytes + second.nbytes + add * out.nbytes, out.nbytes)
-        super().product(conv_pass, first, second, out, scale, add)
+        super().product(conv_pass, first, second, out, scale, add, mode)
 
     def forward(self, planes, spectra, by_bins):
         return self._counted(super().forward(planes, spectra, by_bins), planes, spectra, planes)

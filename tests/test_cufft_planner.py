@@ -13,7 +13,7 @@ from convbench.backends import AUTO, PlanOptions
 from convbench.backends import cuda as cuda_module
 from convbench.backends.cpu.fft_tiles import results
 from convbench.backends.cufft import CufftBackend, planner
-from convbench.backends.cufft.planner import CufftPlanner, best_planner, whole_planner
+from convbench.backends.cufft.planner import CufftPlanner, tiled_planner, whole_planner
 from convbench.backends.cufft.runs import CufftAxis, filter_places, like_tiles, next_length
 from convbench.errors import InputError, UnsupportedError
 from convbench.operands import Operands
@@ -128,9 +128,11 @@ def test_large_planes_have_tiles_and_the_choice_is_the_quicker(shape, conv_pass)
     case = make_case(shape, conv_pass)
     by_name = {candidate.algorithm: candidate for candidate in CufftBackend().algorithms(case)}
     assert by_name["fft-tiled"].resolved.startswith("fft-tiled-")
-    best, whole = best_planner(case), whole_planner(case)
-    assert best.seconds <= whole.seconds
-    assert by_name[AUTO].resolved == by_name["fft"].resolved == best.algorithm
+    tiled, whole = tiled_planner(case), whole_planner(case)
+    best = min(tiled, whole, key=lambda planner: planner.seconds)
+    assert by_name[AUTO].resolved == best.algorithm
+    assert by_name[AUTO].resolves_to == ("fft-tiled" if best.tiled else "fft-whole")
+    assert by_name["fft-tiled"].estimated_s == tiled.seconds
     for axis, steps in zip(shape.axes, best.steps or (), strict=False):
         assert steps <= len(results(axis, conv_pass))
 
@@ -158,7 +160,7 @@ def test_too_many_phases_and_planes_without_tiles_are_declined():
     assert "1600 phases, more than 1024" in CufftBackend().algorithms(make_case(many))[0].reason
     small = {c.algorithm: c.reason for c in CufftBackend().algorithms(make_case(problem(input_size=(5, 5))))}
     assert small["fft-tiled"] == "no tile that is tried is smaller than the plane"
-    assert small[AUTO] is small["fft"] is small["fft-whole"] is None
+    assert small[AUTO] is small["fft-whole"] is None
 
 
 def test_an_unknown_algorithm():
@@ -173,8 +175,8 @@ def test_without_a_gpu_algorithms_are_listed_and_plans_say_why_there_are_none(mo
     assert backend.probe() == "no driver"
     assert backend.listed_for() == "cufft's algorithms are those for any GPU; none can run here: no driver"
     auto, *named = backend.algorithms(case)
-    assert (auto.algorithm, auto.resolves_to, auto.resolved) == (AUTO, "fft", "fft-whole")
-    assert [c.algorithm for c in named] == ["fft", "fft-whole", "fft-tiled"]
+    assert (auto.algorithm, auto.resolves_to, auto.resolved) == (AUTO, "fft-whole", "fft-whole")
+    assert [c.algorithm for c in named] == ["fft-whole", "fft-tiled"]
     with pytest.raises(UnsupportedError, match=r"^no driver$"):
         backend.plan(case, AUTO, Operands(case.problem, case.dtype, 1), PlanOptions())
 

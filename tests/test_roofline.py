@@ -144,6 +144,16 @@ def test_phases_each_at_their_level():
     assert placement.latency_s == pytest.approx(3 * 2.4e-6)
 
 
+def test_phases_each_at_the_peak_of_their_math_mode():
+    machine = replace(ceilings(launch_s=0), compute={"fp32": measured(1e13), "tf32": measured(1e14, sigma=0.2)})
+    work = Work((phase(10**9, 0), replace(phase(10**9, 0), math_mode="tf32")))
+    assert place(work, machine, "fp32", warm=True).compute_s == pytest.approx(1e-4 + 1e-5)
+    assert place(work, machine, "tf32", warm=True).compute_s == pytest.approx(2e-5)
+    assert place(work, machine, "fp32", warm=True).sigma == pytest.approx(0.2 * 1e-5 / 1.1e-4)
+    with pytest.raises(InputError, match="math mode tf32"):
+        place(work, replace(machine, compute={"fp32": measured(1e13)}), "fp32", warm=True)
+
+
 def test_row_floor_replaces_a_smaller_launch_latency():
     work = one_phase(10**6, 10**6)
     assert place(work, ceilings(), "fp32", warm=False, row_floor_s=9e-6).latency_s == 9e-6

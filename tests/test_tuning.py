@@ -87,8 +87,9 @@ def test_rows_asked_for_by_name_are_left_alone():
     assert backend.planned == []
 
 
-def test_only_the_three_of_the_least_estimate_are_measured():
+def test_only_those_of_the_least_estimate_are_measured(monkeypatch):
     """Those without an estimate come last, in the backend's order."""
+    monkeypatch.setattr(tuning, "CONTENDERS", 3)
     behaviour = {
         "unknown": FakeAlgorithm(seconds=1e-6), "worst": FakeAlgorithm(seconds=1e-5, estimated_s=4.0),
         "good": FakeAlgorithm(estimated_s=2.0), "best": FakeAlgorithm(seconds=5e-3, estimated_s=1.0),
@@ -112,6 +113,7 @@ def test_all_of_a_list_without_estimates_are_measured():
 @pytest.mark.parametrize("memory_bytes", [0, 1 << 29])
 def test_a_list_is_measured_as_long_as_it_does_not_take_too_long(monkeypatch, memory_bytes):
     """Three are in any case; here each takes 3 s to be planned, of the 10 s that two for a row allow."""
+    monkeypatch.setattr(tuning, "CONTENDERS", 3)
     now = [0.0]
 
     class Slow(Recorded):

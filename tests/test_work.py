@@ -369,7 +369,7 @@ def test_nominal_work_is_one_phase_of_compulsory_bytes(p, conv_pass):
 counts = st.integers(0, 2**80)
 phases = st.builds(
     Phase, name=st.text(max_size=8), flops=counts, bytes_read=counts, bytes_written=counts, footprint_bytes=counts,
-    launches=st.integers(1, 100),
+    launches=st.integers(1, 100), math_mode=st.sampled_from(["", "fp32", "tf32"]),
 )  # fmt: skip
 
 

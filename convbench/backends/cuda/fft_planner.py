@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from convbench.backends.cpu.phases import phase_count
@@ -127,6 +127,7 @@ class FftPlanner(ABC):
         return f"d{name}" if gradient else name
 
 
+@lru_cache(maxsize=64)
 def divisors(number: int) -> list[int]:
     """In ascending order; of 0 none."""
     small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions
 from convbench.backends.cpu.phases import MAX_PHASES, phase_count
-from convbench.backends.cufft.planner import best_planner, tiled_planner, whole_planner
+from convbench.backends.cufft.planner import tiled_planner, whole_planner
 from convbench.errors import UnsupportedError, unknown_name
 
 if TYPE_CHECKING:
@@ -20,21 +20,20 @@ if TYPE_CHECKING:
 
     from convbench.backends import Plan
     from convbench.backends.cuda.gpu import CudaDevice
-    from convbench.backends.cufft.arrays import Arrays
+    from convbench.backends.cufft.arrays import FftArrays
     from convbench.backends.cufft.planner import CufftPlanner
     from convbench.operands import Operands
     from convbench.problem import Case
 
 PLANNERS: dict[str, Callable[[Case, int | None], CufftPlanner | None]] = {
-    "fft": best_planner,
     "fft-whole": whole_planner,
     "fft-tiled": tiled_planner,
 }
-"""By algorithm: whichever is estimated to be quicker, whole planes, tiles."""
+"""By algorithm: for whole planes, and for tiles."""
 
 
 class CufftBackend:
-    """`fft-whole` and `fft-tiled`, and `fft`, which takes one of them, as `auto` does; `index` counts GPUs."""
+    """`fft-whole` and `fft-tiled`; `auto` takes whichever is estimated to be quicker; `index` counts GPUs."""
 
     name = "cufft"
 
@@ -69,7 +68,8 @@ class CufftBackend:
     def algorithms(self, case: Case, options: PlanOptions = DEFAULTS) -> list[Candidate]:
         """The algorithms, and `auto`; which tiles they take does not depend on the GPU."""
         found = [_candidate(name, case, options) for name in PLANNERS]
-        return [replace(found[0], algorithm=AUTO, resolves_to=None if found[0].reason else "fft"), *found]
+        best = min(found, key=lambda candidate: (candidate.reason is not None, candidate.estimated_s or 0.0))
+        return [replace(best, algorithm=AUTO, resolves_to=None if best.reason else best.algorithm), *found]
 
     def plan(self, case: Case, algorithm: str, operands: Operands, options: PlanOptions) -> Plan:
         """The case made ready, its tensors and buffers on the GPU.
@@ -80,19 +80,21 @@ class CufftBackend:
         """
         if algorithm not in (AUTO, *PLANNERS):
             raise unknown_name("algorithm", algorithm, [AUTO, *PLANNERS], where=" of backend cufft")
-        planner = _planner("fft" if algorithm == AUTO else algorithm, case, options)
+        if algorithm == AUTO:
+            algorithm = self.algorithms(case, options)[0].resolves_to or "fft-whole"
+        planner = _planner(algorithm, case, options)
         arrays = self._arrays()
         from convbench.backends.cufft.convolution import CufftPlan
 
         return CufftPlan(planner, operands, arrays)
 
-    def _arrays(self) -> Arrays:
+    def _arrays(self) -> FftArrays:
         """CuPy, with the transforms of one plan."""
         if reason := self.probe():
             raise UnsupportedError(reason)
-        from convbench.backends.cufft.calls import CudaArrays
+        from convbench.backends.cufft.calls import CufftArrays
 
-        return CudaArrays(self.device())
+        return CufftArrays(self.device())
 
 
 def _planner(algorithm: str, case: Case, options: PlanOptions) -> CufftPlanner:
@@ -117,4 +119,6 @@ def _candidate(name: str, case: Case, options: PlanOptions) -> Candidate:
         return Candidate(name, str(error))
     p = case.problem
     tensors = sum(map(math.prod, (p.x_shape, p.w_shape, p.y_shape))) * case.dtype.itemsize
-    return Candidate(name, memory_bytes=tensors + planner.workspace_bytes, resolved=planner.algorithm)
+    return Candidate(
+        name, memory_bytes=tensors + planner.workspace_bytes, estimated_s=planner.seconds, resolved=planner.algorithm
+    )

@@ -1,43 +1,24 @@
-"""What the convolution asks of a library of arrays: CuPy with cuFFT and cuBLAS, or in tests NumPy and SciPy.
-
-A method enqueues or does its work and allocates nothing, unless it says otherwise.
-"""
+"""What the convolution asks of a library of arrays besides: transforms, copies and sums of elements."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
+
+from convbench.backends.cuda.arrays import Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
-    from numpy.typing import NDArray
-
-    from convbench.problem import ConvPass
 
 
-class Arrays(ABC):
-    """A module with the functions of NumPy, `xp`, and what modules do not have alike.
+class FftArrays(Arrays):
+    """Arrays with transforms.
 
     Attributes:
         work_bytes: scratch memory of all transforms planned so far.
     """
 
-    xp: Any
     work_bytes: int = 0
-
-    @abstractmethod
-    def active(self) -> AbstractContextManager[None]:
-        """Everything happens within it; it raises MemoryError where memory is short."""
-
-    @abstractmethod
-    def upload(self, array: NDArray[Any]) -> Any:
-        """A new copy of a host's array."""
-
-    @abstractmethod
-    def download(self, array: Any) -> NDArray[Any]:
-        """An array, on the host, when what is enqueued has ended."""
 
     @abstractmethod
     def forward(self, planes: Any, spectra: Any, by_bins: bool) -> Callable[[], None]:
@@ -49,24 +30,6 @@ class Arrays(ABC):
     @abstractmethod
     def inverse(self, spectra: Any, planes: Any, by_bins: bool) -> Callable[[], None]:
         """Plans the way back, times the number of points; the result may destroy the spectra."""
-
-    @abstractmethod
-    def product(self, conv_pass: ConvPass, first: Any, second: Any, out: Any, scale: float, add: bool) -> None:
-        """The product of a pass for each of a batch of matrices, times `scale`, to `out` or, if `add`, added to it.
-
-        fprop y = x·wᴴ, dgrad dx = dy·w, wgrad dw = dyᴴ·x; x (images, channels), w (filters, channels), y (images,
-        filters), each with an axis for the batch before.
-        """
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A new array of zeros, all of it in memory."""
-        array = self.xp.empty(shape, dtype)
-        array.fill(0)
-        return array
-
-    def fill(self, array: Any, value: float) -> None:
-        """Writes one value to all elements."""
-        array.fill(value)
 
     def strided(self, array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
         """A view of the memory from an array's first element on; strides in bytes."""

@@ -1,4 +1,4 @@
-"""The convolution by FFTs as steps over `Arrays`: everything but the calls of cuFFT and cuBLAS."""
+"""The convolution by FFTs as steps over `Arrays`: everything but the calls of libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convbench.backends import ErrorBound
-from convbench.backends.cufft.planner import MADE_NAMES, READ_NAMES
+from convbench.backends.cuda.cublas import ProductMode
+from convbench.backends.cuda.fft_planner import MADE_NAMES, READ_NAMES
 from convbench.backends.cufft.runs import filter_places
 from convbench.errors import UnsupportedError
 from convbench.operands import NUMPY_DTYPES, from_layout, grouped, index, to_layout
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convbench.backends import Clock
-    from convbench.backends.cufft.arrays import Arrays
+    from convbench.backends.cufft.arrays import FftArrays
     from convbench.backends.cufft.planner import CufftPlanner
     from convbench.backends.cufft.runs import Run
     from convbench.operands import Operands
@@ -39,17 +40,19 @@ class CufftPlan:
     images, filters, points…).
     """
 
-    def __init__(self, planner: CufftPlanner, operands: Operands, arrays: Arrays) -> None:
+    def __init__(self, planner: CufftPlanner, operands: Operands, arrays: FftArrays) -> None:
         self.algorithm, self.work, self.error_bound = planner.algorithm, planner.work(), _error_bound(planner)
         self._planner, self._arrays, self._case = planner, arrays, planner.case
         with arrays.active():
             self._load(operands)
             self._steps = [*self._made_steps()] if planner.chunks else [*self._clearing()]
+            self.workspace_bytes, limit = planner.buffer_bytes + arrays.work_bytes, planner.limit_bytes
+            if limit is not None and self.workspace_bytes > limit:
+                raise UnsupportedError(
+                    f"cuFFT asks for {self.workspace_bytes} bytes of workspace, the limit is {limit}"
+                )
+            self.run()  # what comes first compiles and loads, which a graph that is captured could not
             self.poison()
-        self.workspace_bytes = planner.buffer_bytes + arrays.work_bytes
-        limit = planner.limit_bytes
-        if limit is not None and self.workspace_bytes > limit:
-            raise UnsupportedError(f"cuFFT asks for {self.workspace_bytes} bytes of workspace, the limit is {limit}")
 
     def run(self) -> None:
         """Enqueues all steps."""
@@ -156,7 +159,8 @@ class CufftPlan:
         conv_pass = self._case.conv_pass
         first, second, made = (self._matrices(name) for name in (*READ_NAMES[conv_pass], MADE_NAMES[conv_pass]))
         if self._planner.by_bins:
-            self._arrays.product(conv_pass, first, second, made, 1 / self._planner.points, add)
+            mode = ProductMode(self._case.precision)
+            self._arrays.product(conv_pass, first, second, made, 1 / self._planner.points, add, mode)
             return
         # One of the two axes of each has the extent 1, along which nothing has to be summed.
         if conv_pass is ConvPass.FPROP:
