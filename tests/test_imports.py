@@ -209,7 +209,7 @@ HEAVY = ["numpy", "scipy", "matplotlib", "rich", "msgspec", "cupy", "cudnn", "py
     [
         "convbench",
         *(f"convbench.{name}" for name in ("errors", "suite", "problem", "work", "units", "stats")),
-        *(f"convbench.backends.{name}" for name in ("cudnn", "cufft", "cuda.gpu", "cuda.arrays")),
+        *(f"convbench.backends.{name}" for name in ("cudnn", "cufft", "cudafft", "cuda.gpu", "cuda.arrays")),
     ],
 )
 def test_import_is_light(module, tmp_path):
