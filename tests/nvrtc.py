@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,19 @@ def _text(nvrtc, program, what):
     text = ctypes.create_string_buffer(size.value)
     assert getattr(nvrtc, f"nvrtcGet{what}")(program, text) == 0
     return text.raw.rstrip(b"\0")
+
+
+def report(log):
+    """What ptxas says of each kernel: {"registers", "stack_bytes", "spilled_bytes"}."""
+    found, kernel = {}, None
+    for line in log.splitlines():
+        if named := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = found.setdefault(named[1], {})
+        elif kernel is not None and (
+            frame := re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", line)
+        ):
+            stack, *spilled = map(int, frame)
+            kernel |= {"stack_bytes": stack, "spilled_bytes": sum(spilled)}
+        elif kernel is not None and (used := re.search(r"Used (\d+) registers", line)):
+            kernel["registers"] = int(used[1])
+    return found

@@ -46,6 +46,7 @@ class Transform:
         planes_per_block: planes that a block transforms, neighbours in the spectra: 4 fill a sector of 32 bytes.
         threads: threads of a block.
         blocks: blocks of a multiprocessor that the registers must suffice for.
+        fused_blocks: the same of the kernel that transforms both ways.
     """
 
     ndim: int
@@ -53,6 +54,7 @@ class Transform:
     planes_per_block: int
     threads: int
     blocks: int
+    fused_blocks: int
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -112,23 +114,23 @@ class Transform:
 def _transforms() -> tuple[Transform, ...]:
     """Digits: few, and bins kept twice few too. Planes: as wide a store as leaves shared memory for several blocks."""
     table = [
-        (1, (8, 2), 32, 160, 6),
-        (1, (16, 2), 32, 160, 6),
-        (1, (16, 4), 32, 160, 6),
-        (1, (32, 4), 32, 192, 4),
-        (1, (32, 8), 16, 160, 5),
-        (1, (32, 16), 8, 160, 5),
-        (1, (64, 16), 8, 160, 3),
-        (2, (8, 8), 16, 128, 8),
-        (2, (16, 16), 16, 160, 5),
-        (2, (32, 32), 8, 160, 3),
-        (2, (64, 64), 4, 160, 2),
-        (3, (8, 8, 8), 8, 320, 3),
-        (3, (16, 16, 16), 4, 288, 2),
+        (1, (8, 2), 32, 160, 6, 6),
+        (1, (16, 2), 32, 160, 6, 6),
+        (1, (16, 4), 32, 160, 6, 6),
+        (1, (32, 4), 32, 192, 4, 4),
+        (1, (32, 8), 16, 160, 5, 5),
+        (1, (32, 16), 8, 160, 5, 4),
+        (1, (64, 16), 8, 160, 3, 3),
+        (2, (8, 8), 16, 128, 8, 8),
+        (2, (16, 16), 16, 160, 5, 4),
+        (2, (32, 32), 8, 160, 3, 3),
+        (2, (64, 64), 4, 160, 2, 2),
+        (3, (8, 8, 8), 8, 320, 3, 3),
+        (3, (16, 16, 16), 4, 288, 2, 2),
     ]
     return tuple(
-        Transform(ndim=ndim, digits=digits, planes_per_block=planes, threads=threads, blocks=blocks)
-        for ndim, digits, planes, threads, blocks in table
+        Transform(ndim=ndim, digits=digits, planes_per_block=planes, threads=threads, blocks=blocks, fused_blocks=fused)
+        for ndim, digits, planes, threads, blocks, fused in table
     )
 
 
@@ -161,6 +163,7 @@ def options(transform: Transform) -> tuple[str, ...]:
         "PLANES": transform.planes_per_block,
         "THREADS": transform.threads,
         "BLOCKS": transform.blocks,
+        "FUSED_BLOCKS": transform.fused_blocks,
         **dict(zip(("STRIDE_FIRST", "STRIDE_MIDDLE", "STRIDE_LAST"), transform.strides, strict=True)),
     }
     return ("-std=c++17", *(f"-D{name}={value}" for name, value in values.items()))
@@ -177,7 +180,7 @@ def split_grid(count: int) -> int:
 
 
 def product_grid(name: str, matrices: int, rows: int, channels: int, filters: int) -> tuple[int, int]:
-    """Blocks of a launch of fprop, dgrad or wgrad: a thread for each row of the result, of wgrad a warp for each result."""
+    """Blocks of a launch of fprop, dgrad or wgrad: a thread for each row of the result, of wgrad a warp each result."""
     if name == "wgrad":
         return -(-matrices * 32 // PRODUCT_THREADS), min(channels * filters, MAX_GRID_Y)
     width = min(1 << (rows - 1).bit_length(), PRODUCT_THREADS)

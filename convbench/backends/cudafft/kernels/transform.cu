@@ -334,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 }
 
 // Both, around the product with the bins of the group's one filter: of tensors with one plane per image, tile and group.
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, FUSED_BLOCKS)
     fused(const float* __restrict__ source, const float2* __restrict__ filters, float* __restrict__ target,
           const Planes* __restrict__ from, const int* __restrict__ from_offsets, const Planes* __restrict__ to,
           const int* __restrict__ to_offsets, int conjugate, float scale, const float* __restrict__ bias, int relu) {
@@ -351,6 +351,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     transform_middle<-1>(bins, count);
     __syncthreads();
   }
+  const float imaginary_scale = conjugate ? -scale : scale;
 #pragma unroll 1
   for (int item = threadIdx.x; item < LINES * PLANES; item += THREADS) {
     const Line line(item);
@@ -360,7 +361,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     analyse_line(v, bins, twiddles, line);
 #pragma unroll
     for (int k = 0; k < LAST; ++k) {
-      const float2 factor = make_float2(scale * filter[k].x, conjugate ? -scale * filter[k].y : scale * filter[k].y);
+      const float2 factor = make_float2(scale * filter[k].x, imaginary_scale * filter[k].y);
       product[k] = v[place_of<LAST>(k)] * factor;
     }
     synthesise_line(product, bins, twiddles, line);
