@@ -49,8 +49,8 @@ BROKEN = {Status.WRONG, Status.FAILED, Status.OUT_OF_MEMORY, Status.TIMEOUT}
 """Statuses that make a run end with exit code 6."""
 
 METERED_S = 1.0
-"""Seconds of metered rounds from which a row has joules: NVML's energy is assumed to move on every 0.1 s, as readings of
-power do (A100, H100; Yang, Adamek, Armour, arXiv 2312.02741), so that its ends are off by a tenth at most."""
+"""Seconds of metered rounds from which a row has joules: NVML's energy is assumed to move on every 0.1 s, as readings
+of power do (A100, H100; Yang, Adamek, Armour, arXiv 2312.02741), so that its ends are off by a tenth at most."""
 BUSY_SHARE = 0.8
 """Share of those seconds that samples make up at least, or most of the energy may be that of what lies between them."""
 
