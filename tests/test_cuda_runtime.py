@@ -1,5 +1,6 @@
 """Why no GPU can be used, and the calls of CuPy, on a CuPy that is made up and on the real one as far as it goes."""
 
+import ctypes
 import importlib.machinery
 import importlib.util
 import re
@@ -12,7 +13,7 @@ import pytest
 from fake_cuda import CudaError
 
 from convbench.backends import cuda
-from convbench.backends.cuda import runtime
+from convbench.backends.cuda import cublas, runtime
 from convbench.backends.cuda.gpu import cuda_device
 from convbench.backends.cuda.runtime import Cuda
 from convbench.errors import InputError
@@ -194,19 +195,15 @@ def test_kernels_are_compiled_once_and_integers_are_64_bits(recorded):
 
 
 @pytest.mark.parametrize("math_mode", MathMode)
-def test_products_say_type_and_arithmetic(recorded, math_mode):
-    import ctypes
-
-    factors = []
-
-    def gemm(*arguments):
-        number = ctypes.c_double if math_mode is MathMode.FP64 else ctypes.c_float
-        factors.extend(number.from_address(arguments[i]).value for i in (6, 13))
-
-    recorded.cuda.cublas.gemmEx.side_effect = gemm
+def test_products_say_type_and_arithmetic(recorded, monkeypatch, math_mode):
+    library = MagicMock()
+    monkeypatch.setattr(cublas, "library", lambda calls: library)
     a = SimpleNamespace(data=SimpleNamespace(ptr=16))
     Cuda(0).product(math_mode, a, a, a, 512)
-    given = recorded.cuda.cublas.gemmEx.call_args.args
+    given = library.cublasGemmEx.call_args.args
+    assert len(given) == len(library.cublasGemmEx.argtypes)
+    factors = [given[6][0], given[13][0]]
+    assert ctypes.sizeof(given[6]) == (8 if math_mode is MathMode.FP64 else 4)
     data = {"fp64": 1, "fp32": 0, "tf32": 0, "fp16-tc": 2, "bf16-tc": 14}[math_mode]
     arithmetic = {"fp64": 70, "fp32": 68, "tf32": 77, "fp16-tc": 68, "bf16-tc": 68}[math_mode]
     assert given[3:6] == (512, 512, 512)

@@ -1,4 +1,4 @@
-"""cuBLAS' batched complex products, called through ctypes on a handle of a GPU's own. None has run on a GPU yet.
+"""cuBLAS' products, called through ctypes on a handle of a GPU's own. None has run on a GPU yet.
 
 CuPy wraps such a call, but sets the stream before each, which it refuses while the stream is captured, and which takes
 away the workspace that a handle was given. So nothing of it would be timed as a graph.
@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbench.errors import UnsupportedError
-from convbench.problem import ConvPass
+from convbench.problem import ConvPass, MathMode
 
 if TYPE_CHECKING:
     from convbench.backends.cuda.runtime import Cuda
@@ -42,9 +42,15 @@ _TYPES: dict[ProductMode, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }  # fmt: skip
 """Type of the numbers (cudaDataType, library_types.h) and of the arithmetic (cublasComputeType_t, cublas_api.h):
 CUBLAS_COMPUTE_64F, _32F, which leaves fp32 what it is, and _32F_FAST_TF32; 3m has a function of its own."""
+_REAL = {
+    MathMode.FP64: (1, 70), MathMode.FP32: (0, 68), MathMode.TF32: (0, 77), MathMode.FP16_TC: (2, 68),
+    MathMode.BF16_TC: (14, 68),
+}  # fmt: skip
+"""The same of real numbers; those of 16 bits are multiplied and added up in CUBLAS_COMPUTE_32F."""
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 _EXTENTS = (_POINTER, *[_INT] * 5)
 _EX, _3M, _WORKSPACE = "cublasGemmStridedBatchedEx", "cublasCgemm3mStridedBatched", "cublasSetWorkspace_v2"
+_REAL_EX = "cublasGemmEx"
 _PARAMETERS = {
     _EX: (
         *_EXTENTS, _POINTER, _POINTER, _INT, _INT, _LONG, _POINTER, _INT, _INT, _LONG,
@@ -52,6 +58,9 @@ _PARAMETERS = {
     ),
     _3M: (
         *_EXTENTS, _POINTER, _POINTER, _INT, _LONG, _POINTER, _INT, _LONG, _POINTER, _POINTER, _INT, _LONG, _INT,
+    ),
+    _REAL_EX: (
+        *_EXTENTS, _POINTER, _POINTER, _INT, _INT, _POINTER, _INT, _INT, _POINTER, _POINTER, _INT, _INT, _INT, _INT,
     ),
     _WORKSPACE: (_POINTER, _POINTER, ctypes.c_size_t),
 }  # fmt: skip
@@ -116,6 +125,15 @@ class Cublas:
         extents = gemm(conv_pass, first.shape, second.shape)
         name = _EX if arithmetic else _3M
         self._call(name, *extents, alpha, *a, *b, beta, *c, len(out), *arithmetic)
+
+    def square(self, math_mode: MathMode, a: Any, b: Any, c: Any, extent: int) -> None:
+        """Enqueues C = A·B of real square matrices; C has the type of A and B."""
+        real = ctypes.c_double if math_mode is MathMode.FP64 else ctypes.c_float
+        one, zero = (real * 1)(1), (real * 1)(0)  # both are read while the call is made
+        number, arithmetic = _REAL[math_mode]
+        first, second, out = ((matrix.data.ptr, number, extent) for matrix in (a, b, c))
+        extents = (extent, extent, extent)
+        self._call(_REAL_EX, OP_N, OP_N, *extents, one, *first, *second, zero, *out, arithmetic, GEMM_DEFAULT)
 
     def _call(self, name: str, *arguments: Any) -> None:
         self._check(self._function(name)(self._handle, *arguments))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.util
 import re
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from convbench.problem import MathMode
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from convbench.problem import MathMode
 
 EXTRA = 'pip install "convbench[cuda13]" (or cuda12, with an older driver)'
 OLDER = 'uninstall CuPy and pip install "convbench[cuda12]"'
@@ -24,13 +23,6 @@ FULL = re.compile(r"out of ?memory|memoryallocation|alloc_?failed", re.IGNORECAS
 CHAINS, STEPS = 8, 64
 """Of kernels.cu: chains of multiply-adds in a thread, and how long each is in a pass. Each result takes about four
 cycles to come, and there are more chains than that: they keep the units busy with few threads, too."""
-_PRODUCT = {
-    MathMode.FP64: (1, 70, ctypes.c_double), MathMode.FP32: (0, 68, ctypes.c_float),
-    MathMode.TF32: (0, 77, ctypes.c_float), MathMode.FP16_TC: (2, 68, ctypes.c_float),
-    MathMode.BF16_TC: (14, 68, ctypes.c_float),
-}  # fmt: skip
-"""Type of the matrices (cudaDataType, library_types.h), of the arithmetic (cublasComputeType_t, cublas_api.h), and of
-the factors; fp32 is CUBLAS_COMPUTE_32F, which keeps off tensor cores unless they are asked for by another mode."""
 
 
 def missing() -> str | None:
@@ -236,11 +228,6 @@ class Cuda:
 
     def product(self, math_mode: MathMode, a: Any, b: Any, c: Any, extent: int) -> None:
         """Enqueues C = A·B of square matrices, through cuBLAS; C has the type of A and B."""
-        data, arithmetic, number = _PRODUCT[math_mode]
-        one, zero = number(1.0), number(0.0)
-        cublas = self._cupy.cuda.cublas
-        cublas.gemmEx(
-            self._device.cublas_handle, cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_N, extent, extent, extent,
-            ctypes.addressof(one), a.data.ptr, data, extent, b.data.ptr, data, extent,
-            ctypes.addressof(zero), c.data.ptr, data, extent, arithmetic, cublas.CUBLAS_GEMM_DEFAULT,
-        )  # fmt: skip
+        from convbench.backends.cuda.cublas import cublas
+
+        cublas(self).square(math_mode, a, b, c, extent)
