@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from convbench.errors import ConvbenchError
+from convbench.errors import ConvbenchError, shown
 from convbench.result import Row, Status
-from convbench.tasks import ask
+from convbench.tasks import ask, describe
 
 if TYPE_CHECKING:
     from convbench.backends import Device
     from convbench.tasks import Task
+
+
+MOST_CHARACTERS = 300
+"""Of what a device says: it stands in the reason of many rows."""
 
 
 class DeviceLostError(ConvbenchError):
@@ -31,14 +35,29 @@ class Lost:
 
     def found_after(self, task: Task) -> bool:
         """Whether the device of a row that just went wrong is lost with it, and was not before."""
-        device, name = ask(task.backend, "device"), task.key.device
-        said = ask(device, "lost") if hasattr(device, "lost") and name not in self.reasons else None
+        name = task.key.device
+        said = None if name in self.reasons else _said(ask(task.backend, "device"))
         if said:
             self.reasons[name] = (
                 f"{name} runs nothing more in this process since {task.key.label()} failed ({said}); "
                 "with --isolate a fresh process goes on"
             )
         return bool(said)
+
+
+def _said(device: Device) -> str | None:
+    """What a device says of itself; one that raises, or says what is no text, is lost, too."""
+    if not hasattr(device, "lost"):
+        return None
+    try:
+        said = device.lost()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  a device may raise anything
+        return describe(error)
+    if isinstance(said, str):
+        return " ".join(said.split())[:MOST_CHARACTERS]
+    return None if said is None else f"lost() gave {shown(said)}"
 
 
 def finish(device: Device) -> None:

@@ -18,7 +18,7 @@ from convbench.lost import DeviceLostError, Lost, finish
 from convbench.problem import Case, Dtype, Epilogue, Problem
 from convbench.recheck import Kept, linear_plan, looser, poisoned
 from convbench.result import WARM, Row, Status
-from convbench.tasks import Task, ask, describe, groups_by_memory, refusal
+from convbench.tasks import Task, ask, describe, groups_by_memory, notes_of, refusal
 from convbench.timing import Canaries, DeviceCanaries, RowTimer, interleave, phase_times, shortest_sample_s
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def prepare(task: Task, operands: Operands, options: RunOptions, spent: Spent) -
         spent.planning += planned - started
         row = replace(row, resolved=plan.algorithm, plan_s=planned - started, workspace_bytes=plan.workspace_bytes,
                       work=plan.work, build_s=getattr(plan, "build_s", None),
-                      notes=tuple(map(str, getattr(plan, "notes", ()))))  # fmt: skip
+                      notes=notes_of(plan))  # fmt: skip
         first_call_s, verification = _verify(task, plan, operands, options)
         kept = Kept(task.case, plan)
         spent.verification += time.perf_counter() - planned

@@ -240,7 +240,7 @@ def probe(backend: Backend) -> str | None:
 
 def _device(spec: BackendSpec) -> Device:
     device: Device = ask(spec.backend, "device")
-    if not isinstance(name := getattr(device, "name", None), str):
+    if not isinstance(name := getattr(device, "name", None), str) or not (name and name.isprintable()):
         raise _junk(spec.backend, "device", device, "a Device")
     if spec.index is not None and device_index(name) != spec.index:  # rows of two devices would be taken for one's
         raise InputError(f"backend {_name(spec.backend)} cannot be used: made for device {spec.index}, it runs on "
@@ -250,7 +250,13 @@ def _device(spec: BackendSpec) -> Device:
 
 def _free_bytes(device: Device) -> int | None:
     """What a device that has memory of its own says that plans may have of it now."""
-    return int(ask(device, "free_bytes")) if hasattr(device, "free_bytes") else None
+    if not hasattr(device, "free_bytes"):
+        return None
+    given = ask(device, "free_bytes")
+    free = float(given) if isinstance(given, Real) else math.nan
+    if not math.isfinite(free):
+        raise _junk(device, "free_bytes", given, "a number of bytes")
+    return max(0, int(free))
 
 
 def candidates(spec: BackendSpec, case: Case, options: PlanOptions) -> dict[str, Candidate]:
@@ -293,7 +299,7 @@ def ask(backend: Backend | Device, method: str, *arguments: Any) -> Any:
     except (ConvbenchError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a backend from a file may be anything
-        raise InputError(f"backend {_name(backend)} cannot be used: {describe(error)}") from error
+        raise InputError(f"{_kind(backend)} {_name(backend)} cannot be used: {describe(error)}") from error
 
 
 def versions(device: Device, backends: Sequence[Backend]) -> dict[str, str]:
@@ -310,7 +316,13 @@ def versions(device: Device, backends: Sequence[Backend]) -> dict[str, str]:
 
 
 def _junk(backend: Backend | Device, method: str, given: object, allowed: str) -> InputError:
-    return InputError(f"backend {_name(backend)} cannot be used: {method}() gave {shown(given)}, not {allowed}")
+    return InputError(
+        f"{_kind(backend)} {_name(backend)} cannot be used: {method}() gave {shown(given)}, not {allowed}"
+    )
+
+
+def _kind(of: Backend | Device) -> str:
+    return "device" if hasattr(of, "sweep_cache") else "backend"
 
 
 def _name(backend: Backend | Device) -> str:
@@ -373,6 +385,12 @@ def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
             f"{format_bytes(task.free_bytes)}"
         )
     return None
+
+
+def notes_of(plan: Plan) -> tuple[str, ...]:
+    """What a plan says of itself, at most 50 lines of 500 characters."""
+    given = getattr(plan, "notes", ())
+    return tuple(str(note)[:500] for note in ([given] if isinstance(given, str) else given))[:50]
 
 
 def describe(error: BaseException) -> str:

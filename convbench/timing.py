@@ -10,6 +10,7 @@ import math
 import random
 import time
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 from convbench.backends import BELOW_TIMER_FLOOR, REMARKS, Sample
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from convbench.backends import Clock, Plan
 
 
+LONGEST_NAME, LARGEST_READING = 40, 1e100
+"""Of a meter: characters, and what it reads at most."""
+SEARCH_S = 2.0
+"""Seconds by this process's own clock after which no longer sample is tried: a device's clock may stand still."""
 FULL_ROUNDS = 7
 """Rounds that fit into a row's time, as long as one launch does not take more than its share of it."""
 
@@ -149,14 +154,14 @@ def shortest_sample_s(clock: Clock, options: TimingOptions) -> float:
 
 def launches_per_sample(run: Callable[[], object], clock: Clock, options: TimingOptions) -> int:
     """Launches that make a sample last long enough, found by timing a few."""
-    shortest = shortest_sample_s(clock, options)
+    shortest, started = shortest_sample_s(clock, options), time.perf_counter()
     launches = 1
     for _ in range(4):
         sample = clock.sample(run, launches)
         seconds = sample.wall_s
         if sample.flags and seconds < 100 * shortest:  # a disturbance may have made up most of it
             seconds = min(seconds, clock.sample(run, launches).wall_s)
-        if seconds >= shortest:
+        if seconds >= shortest or time.perf_counter() - started > SEARCH_S:
             break
         # A tenth more, since what is faster next time would fall short again; at most 100 times as many at once,
         # since a very short time is not to be trusted.
@@ -213,8 +218,7 @@ class RowTimer:
             gc.enable()
         if not all(math.isfinite(sample.wall_s) and sample.wall_s >= 0 for sample in samples):
             raise ValueError(f"the clock gave {[sample.wall_s for sample in samples]} seconds")
-        meters: dict[str, float] = getattr(self.clock, "meters", dict)()
-        measured = Round(self.launches, Columns.of(samples), self.process, meters)
+        measured = Round(self.launches, Columns.of(samples), self.process, _meters(self.clock))
         self.values.append(measured.value_s)
         self.spent_s += measured.spent_s
         return measured, stop_reason(self.values, self.spent_s, self.options)
@@ -272,6 +276,24 @@ def phase_times(plan: Plan, clock: Clock) -> list[list[float]] | str:
     if not all(math.isfinite(seconds) and seconds >= 0 for run in runs for seconds in run):
         return f"run_phases gave {runs[0]} seconds"
     return runs
+
+
+def _meters(clock: Clock) -> dict[str, float]:
+    """What a clock's meters read.
+
+    Raises:
+        ValueError: that is something else than numbers by name.
+    """
+    read: object = getattr(clock, "meters", dict)()
+    if not isinstance(read, dict) or not all(map(_is_reading, read.items())):
+        raise ValueError(f"meters gave {read!r:.200}, not numbers by name")
+    return {name: float(value) for name, value in read.items()}
+
+
+def _is_reading(item: tuple[object, object]) -> bool:
+    name, value = item
+    named = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST_NAME
+    return named and isinstance(value, Real) and abs(float(value)) <= LARGEST_READING  # which NaN is not
 
 
 @dataclass(frozen=True, slots=True)

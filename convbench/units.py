@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+MOST_BYTES = 1 << 60
+"""Of a size: an exbibyte, more than any memory, and well within what a file of results can hold."""
 _SIZES = {"": 1, "B": 1} | {
     f"{prefix}{i}B": (1024 if i else 1000) ** power for power, prefix in enumerate("kMGT", start=1) for i in ("", "i")
 }
@@ -89,9 +91,12 @@ def parse_limit(text: str) -> int:
     """Bytes of "256MiB" or "0".
 
     Raises:
-        InputError: not a size.
+        InputError: not a size, or one that no memory has.
     """
-    return round(_parse(text, _SIZES, "size", "256MiB", zero=True))
+    size = round(_parse(text, _SIZES, "size", "256MiB", zero=True))
+    if size > MOST_BYTES:
+        raise InputError(f"{text!r} is too much; allowed are sizes of up to 1048576TiB")
+    return size
 
 
 def parse_duration(text: str) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -127,8 +128,10 @@ def test_our_own_take_an_index(monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "index"), [("cuda:0", 0), ("cuda:12", 12), ("cpu", None), ("", None), ("a:b", None), ("cuda:", None)]
-)
+    ("name", "index"), [("cuda:0", 0), ("cuda:12", 12), ("cpu", None), ("", None), ("a:b", None), ("cuda:", None),
+                      ("gpu:01", None), ("fake:" + 5000 * "9", None), ("fake:٣", None)],
+    ids=lambda value: str(value)[:12],
+)  # fmt: skip
 def test_the_number_of_a_device(name, index):
     assert device_index(name) == index
 
@@ -265,6 +268,31 @@ def test_a_device_for_backends_without_one_is_one_line(command):
     )
 
 
+@pytest.mark.parametrize(("probe", "said"), [
+    ("raise RuntimeError('no\\nstack')", "broken cannot be used: RuntimeError: no stack (gpus.py:"),
+    ("raise SystemExit(0)", "broken cannot be used: SystemExit: 0 (gpus.py:"),
+    ("return 7", "broken cannot be used: probe() gave 7, not None or a reason"),
+])  # fmt: skip
+def test_a_plug_in_whose_probe_breaks_is_left_out_where_nobody_asked_for_it(here, monkeypatch, probe, said):
+    source = f"class Broken(Plain):\n    name = 'broken'\n    def probe(self):\n        {probe}\n"
+    (here / "gpus.py").write_text(f"{GPUS}\n\n{source}")
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "gpus", raising=False)
+    entries = [EntryPoint(name, f"gpus:{name.title()}", ENTRY_POINTS) for name in ("broken", "plain")]
+    monkeypatch.setattr(backends, "entry_points", lambda group: entries)
+    result = invoke(*MEASURED, "--no-ceilings", "-o", "r.jsonl")
+    assert result.stderr.startswith(f"warning: backend {said}")
+    assert "; it is left out\n" in result.stderr
+    assert [row.key.name for row in read_run(Path("r.jsonl")).rows] == ["plain:auto"]
+    assert said in invoke(*MEASURED, "-b", "gpus.py:Broken", code=1).stderr
+    listed = {
+        fact["name"]: fact for fact in json.loads(invoke("list", "backends", "--format", "json").stdout)["backends"]
+    }
+    assert said in listed["broken"]["reason"]
+    assert [listed[name]["usable"] for name in ("broken", "plain")] == [False, True]
+    assert said in invoke("machine", "--format", "csv").stderr
+
+
 @pytest.mark.parametrize("text", ["x", "-1", "0,", "cuda", "cpu", "1.5", "²", "10000"])
 def test_what_names_no_device(text):
     assert f"{text.split(',')[-1]!r} is not a GPU" in invoke(*MEASURED, f"--device={text}", code=2).stderr
@@ -290,6 +318,18 @@ def test_worker_processes_measure_on_the_same_devices(here, how):
     assert [(r.key.device, r.status) for r in found.rows] == [("fake:1", "ok"), ("fake:0", "ok"), ("fake", "ok")]
     assert [r.time_s for r in found.rows] == pytest.approx([2e-3, 1e-3, 1e-3])
     assert {*found.canaries} == {"fake:0", "fake:1", "fake"}
+
+
+def test_a_device_that_ends_its_process_takes_no_other_along(here):
+    """Neither where it is asked what it can do, nor in the worker of another one."""
+    made = "    def __init__(self, index=0):\n        index and os._exit(3)\n        super().__init__(index)\n"
+    (here / "gpus.py").write_text(f"import os\n{GPUS}\n\nclass Kills(Gpu):\n{made}")
+    done = run_program("--filter", "plain-3x3", "--pass", "fprop", "-b", "gpus.py:Kills:quick", "--device", "0,1",
+                       "--isolate", "-o", "r.jsonl", cwd=here, env=os.environ | {"TMPDIR": str(here)})  # fmt: skip
+    assert done.returncode == 6, done.stderr
+    assert {(r.key.device, r.status, r.reason) for r in read_run(here / "r.jsonl").rows} == {
+        ("", "failed", "asked what it can do on device 1, it ended its process (exit code 3)"), ("fake:0", "ok", ""),
+    }  # fmt: skip
 
 
 def test_a_run_is_resumed_on_its_own_devices():
@@ -392,7 +432,7 @@ def test_a_device_that_only_one_run_has_is_missing_or_new(two):
     assert [row.verdict for row in compare(two, alone).rows] == [Verdict.OK, Verdict.MISSING]
     assert [row.verdict for row in compare(alone, two).rows] == [Verdict.OK, Verdict.NEW]
     other = {"devices": {"cuda:1": two.header["devices"]["cuda:1"]}}
-    with pytest.raises(NotComparableError, match=r"machine .* was {'cuda:0': .*}, is now {'cuda:1': "):
+    with pytest.raises(NotComparableError, match=r"not comparable: device was cuda:0, is now cuda:1$"):
         compare(alone, replace(two, rows=two.rows[1:], header=two.header | other))
 
 

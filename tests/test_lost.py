@@ -1,5 +1,8 @@
 """Devices that are lost: asked for it once, and told to all rows after that."""
 
+import re
+
+import numpy as np
 import pytest
 from tiny import FPROP, SUITE
 
@@ -38,6 +41,31 @@ def test_a_lost_one_is_asked_once_and_fails_its_rows():
         "fake runs nothing more in this process since tiny/first fprop fp32 nchw fake:quick failed "
         "(CudaError: illegal address); with --isolate a fresh process goes on"
     )
+
+
+def raising(error):
+    def lost():
+        raise error
+
+    return lost
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (raising(RuntimeError("no word")), r"\(RuntimeError: no word \(test_lost.py:\d+\)\)"),
+        (raising(SystemExit(3)), r"\(SystemExit: 3"),
+        (lambda: 7, r"\(lost\(\) gave 7\)"),
+        (lambda: np.zeros(2), r"\(lost\(\) gave array"),
+        (lambda: "gone\n" * 5000, r"\(gone gone .{290}\)"),
+    ],
+)
+def test_one_that_cannot_say_is_lost_too(says, reason):
+    task, _ = task_on(None)
+    task.backend.shared_device.lost = says
+    lost = Lost()
+    assert lost.found_after(task)
+    assert re.search(reason, lost.row(task).reason)
 
 
 def test_a_device_that_cannot_be_lost():

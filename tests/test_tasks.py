@@ -1,6 +1,8 @@
 """Which rows there are to come, and what they need, on the fake backend."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from convbench.memory import operand_bytes, verification_bytes
 from convbench.problem import PRECISIONS, ConvPass, Dtype, Epilogue, Layout, MathMode
 from convbench.result import COLD, WARM
 from convbench.suite import load_suite
-from convbench.tasks import MAX_SETS, Selection, describe, groups_by_memory, tasks
+from convbench.tasks import MAX_SETS, Selection, describe, groups_by_memory, notes_of, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend
 
 OTHER = replace(SUITE, name="other")
@@ -208,6 +210,39 @@ def test_junk_in_the_place_of_a_device_is_one_clear_line(given):
     backend.device = lambda: given
     with pytest.raises(InputError, match=r"^backend fake cannot be used: device\(\) gave .*, not a Device$"):
         tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
+
+
+@pytest.mark.parametrize("name", ["", "x<b>y\nz</b>:0", "\x1b[31m"], ids=repr)
+def test_a_device_must_have_a_name_that_can_be_shown(name):
+    backend = FakeBackend()
+    backend.shared_device.name = name
+    with pytest.raises(InputError, match=r"^backend fake cannot be used: device\(\) gave .*, not a Device$"):
+        tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
+
+
+@pytest.mark.parametrize("given", [None, "x", math.nan, math.inf, [1]], ids=repr)
+def test_junk_in_the_place_of_free_memory_is_one_clear_line(given):
+    backend = FakeBackend()
+    backend.shared_device.free_bytes = lambda: given
+    with pytest.raises(
+        InputError, match=r"^device fake cannot be used: free_bytes\(\) gave .*, not a number of bytes$"
+    ):
+        tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
+
+
+def test_less_than_no_memory_is_none():
+    backend = FakeBackend()
+    backend.shared_device.free_bytes = lambda: -5
+    assert {task.free_bytes for task in tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)} == {0}
+
+
+@pytest.mark.parametrize(
+    ("given", "notes"),
+    [("one text", ("one text",)), (["a", 2], ("a", "2")), (["x" * 600] * 60, ("x" * 500,) * 50), ((), ())],
+)
+def test_notes_are_texts_and_not_too_long(given, notes):
+    assert notes_of(SimpleNamespace(notes=given)) == notes
+    assert notes_of(SimpleNamespace()) == ()
 
 
 @pytest.mark.parametrize("given", [True, 5, ["no GPU"]], ids=repr)

@@ -5,10 +5,12 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convbench import timing
 from convbench.backends import Sample
 from convbench.testing import FakeClock, FakeDevice
 from convbench.timing import (
@@ -302,6 +304,38 @@ def test_a_slow_row_stops_when_its_time_is_spent():
 def test_a_very_slow_row_stops_after_a_round():
     row, _ = timer(11.0)
     assert row.round()[1] == "max_time"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [None, [1.0], "hot", np.zeros(3), {"power_w": math.nan}, {"power_w": 1e308}, {"power_w": "x"}, {3: 1.0}, {"": 1.0},
+     {"a\n": 1.0}, {"x" * 41: 1.0}],
+    ids=repr,
+)  # fmt: skip
+def test_meters_that_read_no_numbers_end_the_row(read):
+    row, _ = timer(1e-4)
+    row.clock.meters = lambda: read
+    with pytest.raises(ValueError, match=r"(?s)meters gave .*, not numbers by name"):
+        row.round()
+
+
+def test_what_meters_read_is_kept():
+    row, _ = timer(1e-4)
+    row.clock.meters = lambda: {"power_w": np.float32(2.5), "temperature_c": 40}
+    assert row.round()[0].meters == {"power_w": 2.5, "temperature_c": 40.0}
+
+
+def test_a_clock_that_stands_still_is_not_asked_for_ever_longer_samples(monkeypatch):
+    now = [0.0]
+
+    class Still(FakeClock):
+        def sample(self, run, launches):
+            now[0] += 1.5
+            return Sample(0.0)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    assert launches_per_sample(lambda: None, Still(FakeDevice()), OPTIONS) == 100
+    assert now == [3.0]
 
 
 class WatchfulClock(FakeClock):

@@ -235,6 +235,12 @@ def test_parse_limit(text, count):
     assert parse_limit(text) == count
 
 
+@pytest.mark.parametrize("text", ["9223372036854775807", "9223372036854775808", "1e30TiB", "1048577TiB"])
+def test_limits_that_no_memory_has_are_refused(text):
+    with pytest.raises(InputError, match="is too much; allowed are sizes of up to 1048576TiB"):
+        parse_limit(text)
+
+
 PARSERS = {
     parse_bytes: ("size", ["kB", "MiB", "GB", "TiB", "8GiB"]),
     parse_limit: ("size", ["kB", "MiB", "GB", "TiB", "256MiB"]),

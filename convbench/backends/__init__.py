@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from convbench.work import Work
 
 ENTRY_POINTS = "convbench.backends"
+NUMBER = re.compile("0|[1-9][0-9]{0,3}")
+"""Of a device, as it is written."""
 RUN = "CONVBENCH_RUN"
 """The environment variable that tells worker processes the number of the process that started them."""
 AUTO = "auto"
@@ -307,7 +310,7 @@ def _is_ours(entry: EntryPoint) -> bool:
 def device_index(name: str) -> int | None:
     """The number at the end of a device's name, 1 of "cuda:1"; None of one that has none."""
     _, colon, number = name.rpartition(":")
-    return int(number) if colon and number.isdecimal() else None
+    return int(number) if colon and NUMBER.fullmatch(number) else None
 
 
 def _made(factory: Callable[..., Backend], devices: Sequence[int]) -> list[tuple[Backend, int | None]]:
