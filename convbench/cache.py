@@ -55,15 +55,15 @@ class Remembered:
             return {}
         return dict(found)
 
-    def put(self, key: str, entry: Any) -> None:
-        """Remembers an entry, in memory and in the file."""
+    def put(self, key: str, entry: Any) -> bool:
+        """Remembers an entry, in memory and in the file; whether the file could be written."""
         self.entries.pop(key, None)  # to the end, among the latest
         self.entries[key] = entry
         for old in [*self.entries][: -self._most]:
             del self.entries[old]
-        self._write()
+        return self._write()
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
         new = self._path.with_suffix(f".{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,3 +76,5 @@ class Remembered:
                 new.unlink()
             self._warn(f"{self._path} cannot be written ({error.strerror}): {self._name} are not remembered")
             self._warn = lambda _text: None  # once is enough
+            return False
+        return True

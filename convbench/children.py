@@ -80,17 +80,22 @@ def ending(code: int) -> str:
         return f"signal {-code}"
 
 
-def silent(text: str, arguments: Sequence[str], timeout_s: float) -> BackendSpec | None:
+def silent(text: str, arguments: Sequence[str], timeout_s: float, device: int | None = None) -> BackendSpec | None:
     """What stands for the backend of a `-b` argument that ends or hangs its process when it is asked.
 
-    None if it answers: all that the command-line `arguments` ask of it. That it raises something is an answer, too.
+    None if it answers: all that the command-line `arguments` ask of it, on this device if one is given, else on those
+    of the arguments. That it raises something is an answer, too.
     """
+    asked = "asked what it can do" + ("" if device is None else f" on device {device}")
+    on = [] if device is None else [f"--device={device}"]  # the last one counts
     with tempfile.TemporaryFile() as written:  # no pipe: a process that a backend starts may hold it open
-        child = start(arguments, "--ask", [text], stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.DEVNULL)
-        reason = f"asked what it can do, it took longer than {format_time(timeout_s)} (--timeout)"
+        child = start(
+            [*arguments, *on], "--ask", [text], stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.DEVNULL
+        )
+        reason = f"{asked}, it took longer than {format_time(timeout_s)} (--timeout)"
         try:
             code = child.wait(timeout_s)
-            reason = f"asked what it can do, it ended its process ({ending(code)})"
+            reason = f"{asked}, it ended its process ({ending(code)})"
         except subprocess.TimeoutExpired:
             pass
         finally:

@@ -184,10 +184,13 @@ def guard(base: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuses runs with these headers where they say nothing about each other; devices that only one has do not matter.
 
     Raises:
-        NotComparableError: another machine, method, number of threads or limit of workspaces; the text names the field
-            and both values.
+        NotComparableError: other devices, another machine, method, number of threads or limit of workspaces; the text
+            names the field and both values.
     """
     shared = base["devices"].keys() & new["devices"].keys()
+    was, is_now = (", ".join(header["devices"]) or "none" for header in (base, new))
+    if not shared and was != is_now:
+        raise NotComparableError(f"not comparable: device was {was}, is now {is_now}")
     for name, old, now in zip(_CONDITIONS, _conditions(base, shared), _conditions(new, shared), strict=True):
         if old != now:
             raise NotComparableError(f"not comparable: {name} was {old}, is now {now}")
@@ -198,7 +201,7 @@ _CONDITIONS = ("machine (fingerprint by device)", "method version", "threads", "
 
 def _conditions(header: Mapping[str, Any], devices: Container[str]) -> tuple[Any, ...]:
     return (
-        {name: of["fingerprint"] for name, of in header["devices"].items() if name in devices or not devices},
+        {name: of["fingerprint"] for name, of in header["devices"].items() if name in devices},
         header["method"],
         header["options"].get("threads"),
         header["options"].get("workspace_limit_bytes"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convbench import __version__, environment
 from convbench.backends import AUTO
 from convbench.cache import Remembered, cache_folder
+from convbench.lost import DeviceLostError, Lost
 from convbench.result import WARM
 from convbench.runner import Prepared, Progress, Spent, prepare
 from convbench.stats import median
@@ -44,7 +45,8 @@ class Choices:
     def __init__(self, folder: Path, warn: Callable[[str], object]) -> None:
         self._file = Remembered(
             folder / "choices.json", name="choices", file_format=FORMAT, most=MOST_CHOICES,
-            valid=lambda entry: type(entry["algorithm"]) is str, warn=warn,
+            valid=lambda entry: {str} >= {type(name) for name in [entry["algorithm"], *entry.get("barred", [])]},
+            warn=warn,
         )  # fmt: skip
 
     def get(self, question: str) -> str | None:
@@ -55,8 +57,23 @@ class Choices:
     def put(self, question: str, row: str, seconds: dict[str, float]) -> str:
         """Remembers `seconds` by algorithm, and gives the fastest; `row` says in words what was asked."""
         algorithm = min(seconds, key=lambda name: seconds[name])
-        self._file.put(question, {"row": row, "algorithm": algorithm, "seconds": seconds})
+        barred = sorted(self.barred(question))
+        entry = {"row": row, "algorithm": algorithm, "seconds": seconds}
+        self._file.put(question, entry | ({"barred": barred} if barred else {}))
         return algorithm
+
+    def barred(self, question: str) -> set[str]:
+        """Algorithms with which the device was lost: they are not tried again."""
+        return {*self._file.entries.get(question, {}).get("barred", [])}
+
+    def bar(self, question: str, row: str, algorithm: str) -> bool:
+        """Remembers that the device was lost with an algorithm; whether another process will know it."""
+        barred = sorted({*self.barred(question), algorithm})
+        return self._file.put(question, {"row": row, "algorithm": "", "seconds": {}, "barred": barred})
+
+
+class _GoneError(Exception):
+    """A device was lost with the contender of this name."""
 
 
 def tuned(
@@ -65,24 +82,31 @@ def tuned(
     """The tasks, those of AUTO told which algorithm to take; Progress meanwhile.
 
     Where a choice is not remembered, the most promising candidates within accuracy and memory are planned and timed,
-    and the fastest is verified. Warm and cold rows share it. `warn` gets a line where choices cannot be remembered.
+    and the fastest is verified. Warm and cold rows share it. `warn` gets a line where choices cannot be remembered, and
+    one where a device is lost: tasks on it are then told nothing.
+
+    Raises:
+        DeviceLostError: with `isolate`, where a fresh process will not try again with what the device was lost.
     """
     told = []
     choices = Choices(cache_folder(), warn)
-    here = Surroundings()
+    here, lost = Surroundings(), Lost()
     for task in found:
-        if task.key.algorithm != AUTO or not task.offered or refusal(task, options.max_memory):
+        measured = task.key.algorithm == AUTO and task.offered and not lost.row(task)
+        if not measured or refusal(task, options.max_memory):
             told.append(task)
             continue
         yield Progress(task.index, "tune")
         started = time.perf_counter()
-        algorithm = _choice(task, options, choices, here)
+        algorithm = _choice(task, options, choices, here, lost, warn)
         spent.tuning += time.perf_counter() - started
         told.append(task.taking(algorithm) if algorithm else task)
     return told
 
 
-def _choice(task: Task, options: RunOptions, choices: Choices, here: Surroundings) -> str | None:
+def _choice(
+    task: Task, options: RunOptions, choices: Choices, here: Surroundings, lost: Lost, warn: Callable[[str], object]
+) -> str | None:
     contenders = [
         contender
         for candidate in task.offered
@@ -92,7 +116,8 @@ def _choice(task: Task, options: RunOptions, choices: Choices, here: Surrounding
     if len(contenders) <= 1:
         return contenders[0].key.algorithm if contenders else None
     question = here.question(task)
-    remembered = choices.get(question)
+    remembered, barred = choices.get(question), choices.barred(question)
+    contenders = [contender for contender in contenders if contender.algorithm not in barred]
     if any(contender.key.algorithm == remembered for contender in contenders):
         return remembered
     if any(contender.candidate.estimated_s is not None for contender in contenders):
@@ -101,9 +126,17 @@ def _choice(task: Task, options: RunOptions, choices: Choices, here: Surrounding
     import numpy as np  # noqa: F401  its BLAS must be loaded to be limited
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(options.threads):
-        seconds = _without_wrong(contenders, _measured(contenders, options), options)
-    return choices.put(question, replace(task.key, cache=WARM).label(), seconds) if seconds else None
+    row = replace(task.key, cache=WARM).label()
+    try:
+        with threadpool_limits(options.threads):
+            seconds = _without_wrong(contenders, _measured(contenders, options, lost), options, lost)
+    except _GoneError as gone:
+        reason = lost.reasons[task.key.device]
+        if choices.bar(question, row, str(gone)) and options.isolate:
+            raise DeviceLostError(reason) from gone
+        warn(reason)
+        return None
+    return choices.put(question, row, seconds) if seconds else None
 
 
 def _named(task: Task, algorithm: str) -> Task:
@@ -112,16 +145,22 @@ def _named(task: Task, algorithm: str) -> Task:
     return replace(task.taking(algorithm), key=key, cache_bytes=0)
 
 
-def _measured(contenders: Sequence[Task], options: RunOptions) -> dict[str, float]:
-    """Seconds of a run by algorithm; interleaved where all fit into memory together."""
+def _measured(contenders: Sequence[Task], options: RunOptions, lost: Lost) -> dict[str, float]:
+    """Seconds of a run by algorithm; interleaved where all fit into memory together.
+
+    Raises:
+        _GoneError: the device was lost with one of them.
+    """
     seconds: dict[str, float] = {}
     until = time.perf_counter() + TIMES_OF_A_ROW * options.timing.max_time_s
     for group in groups_by_memory(contenders, options.max_memory):
-        seconds |= _measured_together(group, options, len(seconds), until)
+        seconds |= _measured_together(group, options, len(seconds), until, lost)
     return seconds
 
 
-def _measured_together(group: Sequence[Task], options: RunOptions, before: int, until: float) -> dict[str, float]:
+def _measured_together(
+    group: Sequence[Task], options: RunOptions, before: int, until: float, lost: Lost
+) -> dict[str, float]:
     """Those that are planned until that time, and CONTENDERS in any case, of which there were some `before`."""
     from convbench.operands import Operands
 
@@ -139,8 +178,9 @@ def _measured_together(group: Sequence[Task], options: RunOptions, before: int, 
         except KeyboardInterrupt:
             raise
         except BaseException:  # noqa: BLE001  a backend may raise anything: this one is not taken
-            continue
+            _raise_if_gone(task, lost)
     del operands
+    tasks = {task.algorithm: task for task in group}
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(SAMPLES):
         for name in [*runs]:
@@ -151,12 +191,24 @@ def _measured_together(group: Sequence[Task], options: RunOptions, before: int, 
             except KeyboardInterrupt:
                 raise
             except BaseException:  # noqa: BLE001  a backend may raise anything: this one is not taken
+                _raise_if_gone(tasks[name], lost)
                 del runs[name], found[name]
     return {name: median(values) for name, values in found.items()}
 
 
-def _without_wrong(contenders: Sequence[Task], seconds: dict[str, float], options: RunOptions) -> dict[str, float]:
-    """`seconds` without those that are faster than the fastest right one, of which each is verified."""
+def _raise_if_gone(contender: Task, lost: Lost) -> None:
+    if lost.found_after(contender):
+        raise _GoneError(contender.algorithm)
+
+
+def _without_wrong(
+    contenders: Sequence[Task], seconds: dict[str, float], options: RunOptions, lost: Lost
+) -> dict[str, float]:
+    """`seconds` without those that are faster than the fastest right one, of which each is verified.
+
+    Raises:
+        _GoneError: the device was lost with one of them.
+    """
     from convbench.operands import Operands
 
     by_name = {contender.algorithm: contender for contender in contenders}
@@ -164,6 +216,7 @@ def _without_wrong(contenders: Sequence[Task], seconds: dict[str, float], option
     for name in sorted(seconds, key=lambda name: seconds[name]):
         if isinstance(prepare(by_name[name], operands, options, Spent()), Prepared):
             break
+        _raise_if_gone(by_name[name], lost)
         seconds = {other: value for other, value in seconds.items() if other != name}
     return seconds
 

@@ -23,6 +23,7 @@ import warnings
 from dataclasses import asdict, replace
 from typing import IO, TYPE_CHECKING, Any
 
+from convbench.backends import device_index
 from convbench.children import ending, start
 from convbench.errors import ConvbenchError
 from convbench.journal import case_line, failure_line
@@ -250,12 +251,13 @@ class _Worker:
 
 def run_isolated(
     found: Sequence[Task], options: RunOptions, arguments: Sequence[str], spent: Spent,
-    texts: Mapping[str, Sequence[str]],
+    texts: Mapping[tuple[str, int | None], Sequence[str]],
 ) -> Iterator[dict[str, Any] | Progress]:  # fmt: skip
     """As `runner.run`, each backend on each device in a worker of its own, called with the command-line `arguments`.
 
-    `texts` are the `-b` arguments by backend: a worker loads and asks no other. Where a worker ends early or hangs, the
-    row that it was at has failed, and a fresh one measures those that are left.
+    `texts` are the `-b` arguments by backend and chosen device, None where it chooses none: a worker loads and asks no
+    other, on no other device. Where a worker ends early or hangs, the row that it was at has failed, and a fresh one
+    measures those that are left.
     """
     refused = refused_lines(found, options.max_memory)
     yield from refused
@@ -273,7 +275,10 @@ def run_isolated(
             "turns": True,
             "tune": options.tune,
         }
-        return _Worker(tasks, request, arguments, texts[tasks[0].key.backend])
+        backend, index = tasks[0].key.backend, device_index(tasks[0].key.device)
+        chosen = (backend, index) in texts and index is not None
+        on = [f"--device={index}"] if chosen else []  # the last one counts
+        return _Worker(tasks, request, [*arguments, *on], texts[backend, index if chosen else None])
 
     index_of = {task.key: task.index for task in found}
     numbers = itertools.count(max(index_of.values(), default=0) + 1)

@@ -108,6 +108,8 @@ def test_gates():
 @pytest.mark.parametrize(
     ("header", "text"),
     [
+        ({"devices": {"cuda:1": {"fingerprint": "abc"}}}, "not comparable: device was cpu, is now cuda:1$"),
+        ({"devices": {}}, "not comparable: device was cpu, is now none$"),
         ({"devices": {"cpu": {"fingerprint": "xyz"}}}, "not comparable: machine .* was {'cpu': 'abc'}, is now"),
         ({"options": {"threads": 2}}, "not comparable: threads was 1, is now 2"),
         (

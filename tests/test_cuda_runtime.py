@@ -112,16 +112,47 @@ def test_a_gpu_that_is_not_there(with_cupy):
             cuda.device(index)
 
 
-@pytest.mark.parametrize("error", [ImportError("libcuda.so.1: cannot open"), RuntimeError("numpy\nis too old")])
-def test_a_broken_cupy_is_said_in_one_line(monkeypatch, tmp_path, error):
-    package = tmp_path / "cupy.py"
-    package.write_text(f"raise {error!r}")
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Installs a CuPy with this source, and says why it cannot be used."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    reason = cuda.unusable()
+
+    def install(source):
+        (tmp_path / "cupy.py").write_text(source)
+        runtime.import_crash.cache_clear()
+        return cuda.unusable()
+
+    yield install
+    runtime.import_crash.cache_clear()
+
+
+@pytest.mark.parametrize("error", [
+    ImportError("libcuda.so.1: cannot open"), RuntimeError("numpy\nis too old"), SystemExit("no GPU"), GeneratorExit(),
+])  # fmt: skip
+def test_a_broken_cupy_is_said_in_one_line(installed, error):
+    reason = installed(f"raise {error!r}")
     assert reason.startswith(f"CuPy is installed but does not load ({type(error).__name__}: ")
     assert reason.endswith('pip install "convbench[cuda13]" (or cuda12, with an older driver)')
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize(("source", "how"), [
+    ("import os; os.kill(os.getpid(), 11)", "crashes (signal 11)"), ("import os; os._exit(3)", "crashes (exit code 3)"),
+    ("import time; time.sleep(1e6)", "takes longer than 1 s"),
+])  # fmt: skip
+def test_a_cupy_that_ends_or_hangs_its_process_is_tried_in_another_once(installed, monkeypatch, source, how):
+    monkeypatch.setattr(runtime, "IMPORT_S", 1.0)
+    reason = installed(source)
+    assert reason.startswith(f"CuPy is installed but its import {how}: pip install ")
+    monkeypatch.setattr(subprocess, "run", None)
+    assert cuda.unusable() == reason
+
+
+def test_a_cupy_that_is_loaded_is_not_tried(with_cupy, monkeypatch):
+    runtime.import_crash.cache_clear()
+    monkeypatch.setattr(subprocess, "run", None)
+    assert with_cupy() is None
 
 
 @pytest.mark.parametrize("package", ["cupy", "pynvml"])

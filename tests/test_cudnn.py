@@ -17,6 +17,7 @@ from tiny import FPROP, SUITE
 from convbench import reference
 from convbench.backends import AUTO, BackendSpec, PlanOptions
 from convbench.backends import cuda as cuda_module
+from convbench.backends.cuda.runtime import import_crash
 from convbench.backends.cudnn import CudnnBackend
 from convbench.backends.cudnn.frontend import missing
 from convbench.cli import main
@@ -48,6 +49,19 @@ def test_what_is_missing(monkeypatch, module, text):
     assert found == text if text is None else found.startswith(text)
     if text:
         assert "\n" not in found
+
+
+@pytest.mark.parametrize(("source", "said"), [
+    ("import os; os.kill(os.getpid(), 11)", "but its import crashes (signal 11): pip install "),
+    ("raise SystemExit('no GPU')", "but does not load (no GPU): pip install "),
+])  # fmt: skip
+def test_a_front_end_that_ends_its_process_is_a_reason(monkeypatch, tmp_path, source, said):
+    (tmp_path / "cudnn.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cudnn", raising=False)
+    import_crash.cache_clear()
+    assert missing().startswith(f"nvidia-cudnn-frontend is installed {said}")
+    import_crash.cache_clear()
 
 
 def test_an_old_front_end(monkeypatch):

@@ -84,7 +84,9 @@ def test_the_driver_decides_on_the_extra(gpu):
 
 @pytest.mark.parametrize(
     ("words", "text"),
-    [(["--minutes", "0"], "above 0"), (["--minutes", "x"], "invalid float"), (["--only", "nothing"], "parts are"),
+    [(["--minutes", "0"], "above 0"), (["--minutes", "inf"], "finite"), (["--minutes", "nan"], "finite"),
+     (["--out", __file__], "--out must be a folder"), (["--minutes", "x"], "invalid float"),
+     (["--only", "nothing"], "parts are"),
      (["--tables"], "--tables needs --out"), (["--tables", "--out", "no/such/folder"], "--tables needs --out")],
 )  # fmt: skip
 def test_a_bad_command_line_is_refused(gpu, words, text, capsys):
@@ -334,6 +336,72 @@ def test_tables_come_from_stored_runs_and_a_damaged_one_is_named(gpu, tmp_path):
     assert "- vgg-a.jsonl: " in text
     drawn = {path.name for path in tmp_path.glob("*.svg")}
     assert drawn == {"alexnet.svg", "dark.svg", "ceilings.svg", "network.svg"}
+
+
+def outcome(**changes):
+    return {"title": "its title", "status": "done", "seconds": 9.0, "reason": ""} | changes
+
+
+DAMAGED = [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000]
+"""Files that hold no JSON object."""
+NO_OUTCOMES = [{}, [], None, outcome(seconds="9"), outcome(seconds=float("nan")), outcome(seconds=10**400),
+               outcome(status=3), outcome(reason="\ud800"), {"status": "done"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["parts.json", "device.json"])
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_file_is_one_line_and_is_kept(gpu, tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content)
+    gpu.report.main(["--tables", "--out", str(tmp_path)])
+    assert (tmp_path / "summary.md").read_text().startswith("# A GPU\n")
+    kept = name.replace("json", "damaged")
+    assert (tmp_path / kept).read_bytes() == content
+    said = f"gpu-report: {name} is damaged (it holds no JSON object): it is kept as {kept}\n"
+    assert capsys.readouterr().err == said
+    make_report(gpu, tmp_path).run([part(gpu, "one", "print(1)")])
+    assert states(tmp_path) == {"one": "done"}
+
+
+def test_damaged_answers_and_fragments_are_no_traceback(gpu, tmp_path):
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers/floor.jsonl").write_text('{"question": 1}\n')
+    (tmp_path / "timer.md").write_bytes(b"| row |\xff\n")
+    gpu.report.main(["--tables", "--out", str(tmp_path)])
+    text = (tmp_path / "summary.md").read_text()
+    assert "- answers: TypeError: " in text
+    assert "| row |\ufffd" in text
+
+
+def test_entries_that_say_nothing_of_a_part_are_left_out_of_parts_json(gpu, tmp_path, capsys):
+    bad = {f"bad{place}": of for place, of in enumerate(NO_OUTCOMES)}
+    before = json.dumps({"smoke": outcome()} | bad)
+    (tmp_path / "parts.json").write_text(before)
+    gpu.report.main(["--tables", "--out", str(tmp_path)])
+    assert "| smoke | its title | done | 9 s |  |" in (tmp_path / "summary.md").read_text()
+    assert json.loads((tmp_path / "parts.json").read_text()) == {"smoke": outcome()}
+    assert (tmp_path / "parts.damaged").read_text() == before
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"gpu-report: parts.json is damaged ({len(bad)} of its {len(bad) + 1} entries say nothing")
+
+
+@pytest.mark.parametrize("facts", [
+    {"machine": 3, "packages": [], "backends": "x"}, {"machine": {"gpu_name": 7}, "packages": {"numpy": [1]}},
+    {"machine": {"gpu_name": "\ud800"}, "libraries": {"a": "\ud800"}},
+])  # fmt: skip
+def test_facts_of_other_types_are_no_traceback(gpu, tmp_path, facts):
+    (tmp_path / "device.json").write_text(json.dumps(facts))
+    gpu.report.main(["--tables", "--out", str(tmp_path)])
+    assert (tmp_path / "summary.md").read_text().startswith("# A GPU\n")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.report, "identity", dict)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"^gpu-report: .*file/gpu/?.*: Not a directory$"):
+        gpu.report.main(["--out", str(tmp_path / "file/gpu")])
+    (tmp_path / "summary.md").mkdir()
+    with pytest.raises(SystemExit, match=r"^gpu-report: .*summary\.md: Is a directory$"):
+        gpu.report.main(["--tables", "--out", str(tmp_path)])
 
 
 # --- answers

@@ -12,8 +12,9 @@ from tiny import FPROP, SUITE, specs
 
 from convbench import tuning
 from convbench.backends import AUTO
+from convbench.lost import DeviceLostError
 from convbench.problem import ConvPass
-from convbench.result import COLD, WARM
+from convbench.result import COLD, WARM, Row, Status
 from convbench.runner import Progress, RunOptions, Spent
 from convbench.tasks import Selection, tasks
 from convbench.testing import FakeAlgorithm, FakeBackend, FakeDevice
@@ -184,6 +185,84 @@ def test_a_single_candidate_needs_no_measurement():
     assert (chosen, backend.planned) == (["only"], [])
 
 
+class Losing(FakeDevice):
+    """Lost as soon as "bad" has run, or been verified, in this process."""
+
+    gone = False
+
+    def lost(self):
+        return "an illegal address" if self.gone else None
+
+
+class LosesItsDevice(Recorded):
+    """Loses it with "bad", in its run number `good_runs`; then nothing can be planned any more."""
+
+    def __init__(self, good_runs=0):
+        super().__init__({"slow": FakeAlgorithm(seconds=3e-3), "bad": FakeAlgorithm(seconds=1e-4, good_runs=good_runs),
+                          "quick": FakeAlgorithm(), "last": FakeAlgorithm(seconds=2e-3)})  # fmt: skip
+        self.shared_device = Losing()
+
+    def plan(self, case, algorithm, operands, options):
+        plan = super().plan(case, algorithm, operands, options)
+        if self.shared_device.gone:
+            raise RuntimeError("an illegal address")
+        left = [plan.behaviour.good_runs]
+        run = plan.run
+
+        def losing():
+            left[0] -= 1
+            if algorithm == "bad" and left[0] < 0:
+                self.shared_device.gone = True
+                raise RuntimeError("an illegal address")
+            run()
+
+        plan.run = losing
+        return plan
+
+
+@pytest.mark.parametrize("good_runs", [0, 3])
+def test_a_fresh_process_does_not_try_again_with_what_a_device_was_lost(folder, good_runs):
+    isolated = replace(OPTIONS, isolate=True)
+    with pytest.raises(DeviceLostError, match=r"since tiny/first fprop fp32 nchw fake:bad failed \(an illegal addr"):
+        tune(isolated, backend=LosesItsDevice(good_runs))
+    (entry,) = stored(folder)["choices"].values()
+    assert (entry["row"], entry["barred"]) == ("tiny/first fprop fp32 nchw fake:auto", ["bad"])
+    chosen, backend, _, warnings = tune(isolated, backend=LosesItsDevice(good_runs))
+    assert (chosen, backend.planned, warnings) == (["quick"], ["slow", "quick", "last", "quick"], [])
+    (entry,) = stored(folder)["choices"].values()
+    assert (entry["algorithm"], entry["barred"]) == ("quick", ["bad"])
+    assert tune(isolated, backend=LosesItsDevice(good_runs))[0] == ["quick"]
+
+
+def test_a_contender_with_which_the_device_is_lost_while_it_is_verified_is_barred_too(monkeypatch, folder):
+    losing = LosesItsDevice(good_runs=1 << 30)
+
+    def prepare(task, *_):
+        losing.shared_device.gone = True
+        return Row(key=task.key, status=Status.FAILED)
+
+    monkeypatch.setattr(tuning, "prepare", prepare)
+    with pytest.raises(DeviceLostError):
+        tune(replace(OPTIONS, isolate=True), backend=losing)
+    assert [entry["barred"] for entry in stored(folder)["choices"].values()] == [["bad"]]
+
+
+def test_in_one_process_it_is_said_and_nothing_more_is_tuned_on_the_device():
+    chosen, backend, _, warnings = tune(selection=Selection(), backend=LosesItsDevice())
+    assert chosen == [None] * 6
+    assert backend.planned == ["slow", "bad"]
+    (warning,) = warnings
+    assert warning.startswith("fake runs nothing more in this process since tiny/first fprop fp32 nchw fake:bad failed")
+
+
+def test_where_it_cannot_be_remembered_no_fresh_process_is_asked_for(folder):
+    """It would try the same again, without end."""
+    folder.write_text("a file")
+    chosen, _, _, warnings = tune(replace(OPTIONS, isolate=True), backend=LosesItsDevice())
+    assert chosen == [None]
+    assert "runs nothing more" in warnings[-1]
+
+
 @pytest.mark.parametrize("needs", [1000, 1 << 29])
 def test_candidates_that_do_not_fit_together_are_measured_one_after_another(needs):
     """The clock runs on between samples of interleaved plans, and not between those of one."""
@@ -288,8 +367,9 @@ def test_the_file_says_what_was_measured(folder):
 
 
 DAMAGED = ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "choices": []}', '{"format": 1, "choices": {"a": 1}}',
-           '{"format": 1, "choices": {"a": {"algorithm": 3}}}', '{"format": 0, "choices": {}}', "[" * 100_000,
-           "\udcff"]  # fmt: skip
+           '{"format": 1, "choices": {"a": {"algorithm": 3}}}',
+           '{"format": 1, "choices": {"a": {"algorithm": "x", "barred": [3]}}}', '{"format": 0, "choices": {}}',
+           "[" * 100_000, "\udcff"]  # fmt: skip
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))

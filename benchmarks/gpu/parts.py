@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -16,6 +16,8 @@ ROOT = HERE.parent.parent
 CONVBENCH = (sys.executable, "-m", "convbench")
 LEAST_S = 5.0
 """Seconds below which a part is not begun."""
+LONGEST_S = 1e9
+"""No part took so long."""
 SHORTEST_ROW_S, LONGEST_ROW_S = 0.02, 0.2
 """Seconds of samples that a row gets at most; one that is steady ends before that, after seven rounds."""
 STRICT_PLANS = 6
@@ -195,9 +197,49 @@ def allowed_s(part: Part, later: Sequence[Part], left_s: float) -> float:
     return max(0.0, min(part.limit_s, left_s, max(part.seconds, left_s * share)))
 
 
-def read_parts(path: Path) -> dict[str, dict[str, object]]:
-    """What came of each part, as parts.json says; nothing where there is no such file."""
+def read_parts(path: Path) -> dict[str, dict[str, Any]]:
+    """What came of each part, as parts.json says; nothing where there is no such file.
+
+    Entries that no report wrote are left out: one line says so, and the file is kept under another name.
+    """
+    found = read_object(path)
+    good = {name: of for name, of in found.items() if is_text(name) and _is_outcome(of)}
+    if bad := found.keys() - good.keys():
+        _set_aside(path, f"{len(bad)} of its {len(found)} entries say nothing of a part")
+        path.write_text(json.dumps(good, indent=1) + "\n", encoding="utf-8")
+    return good
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; nothing where there is no such file.
+
+    One that holds something else is kept under another name, and one line says so.
+    """
     if not path.is_file():
         return {}
-    found: dict[str, dict[str, object]] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    _set_aside(path, "it holds no JSON object")
+    return {}
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a text that a file can hold: JSON has halves of characters, too."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
+
+
+def _is_outcome(value: object) -> bool:
+    """Whether a value of parts.json is what `Report` writes there: an Outcome and a title."""
+    if not (isinstance(value, dict) and all(is_text(value.get(key)) for key in ("title", "status", "reason"))):
+        return False
+    seconds = value.get("seconds")
+    return type(seconds) in {int, float} and 0 <= seconds < LONGEST_S  # type: ignore[operator]
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    kept = path.replace(path.with_suffix(".damaged"))
+    print(f"gpu-report: {path.name} is damaged ({reason}): it is kept as {kept.name}", file=sys.stderr)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -137,8 +138,10 @@ def arguments_of(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="measure again what is there")
     parser.add_argument("--tables", action="store_true", help="only write tables and plots again; needs --out")
     arguments = parser.parse_args(words)
-    if not arguments.minutes > 0:
-        parser.error(f"--minutes must be above 0, got {arguments.minutes:g}")
+    if not 0 < arguments.minutes < math.inf:
+        parser.error(f"--minutes must be above 0 and finite, got {arguments.minutes:g}")
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        parser.error(f"--out must be a folder, and {arguments.out} is none")
     if arguments.tables and (arguments.out is None or not arguments.out.is_dir()):
         parser.error("--tables needs --out, a folder that a report is in")
     names = [part.name for part in parts(Path(), ())]
@@ -148,8 +151,14 @@ def arguments_of(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs the parts, then writes the tables."""
-    arguments = arguments_of(words)
+    """Runs the parts, then writes the tables; a file that cannot be read or written is one line."""
+    try:
+        _main(arguments_of(words))
+    except OSError as error:
+        sys.exit(f"gpu-report: {error.filename}: {error.strerror}")
+
+
+def _main(arguments: argparse.Namespace) -> None:
     if arguments.tables:
         summary.write(arguments.out)
         return

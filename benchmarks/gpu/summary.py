@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import answers
 import ratios
 from limits import without_folders
-from parts import PRECISIONS, SUITES, read_parts
+from parts import PRECISIONS, SUITES, is_text, read_object, read_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ def write(out: Path) -> None:
     """Writes all of them; a plot or table that fails is named in the summary."""
     runs, notes = _runs(out)
     notes += _plots(out, runs)
-    sections = [_head(out), _parts(out, runs), _answers(out), _ratios(runs), *_tables(runs), *_fragments(out)]
+    sections = [_head(out), _parts(out, runs), _answers(out, notes), _ratios(runs), *_tables(runs), *_fragments(out)]
     lines = [line for section in sections for line in section]
     if notes:
         lines += ["## Left out", "", *(f"- {note}" for note in notes), ""]
@@ -101,16 +100,15 @@ def _is_network(run: Run) -> bool:
 
 def _head(out: Path) -> list[str]:
     """What was measured on, and with what."""
-    path = out / "device.json"
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    facts = read_object(out / "device.json")
     machine = facts.get("machine")
     name = machine.get("gpu_name") if isinstance(machine, dict) else None
-    lines = [f"# {name or 'A GPU'}", ""]
+    lines = [f"# {name if name and is_text(name) else 'A GPU'}", ""]
     for title in ("packages", "libraries", "backends"):
         found = facts.get(title)
         if isinstance(found, dict):
-            words = ", ".join(f"{key} {'usable' if value is None else value}" for key, value in found.items())
-            lines += [f"{title}: {words}", ""]
+            told = [f"{key} {'usable' if value is None else value}" for key, value in found.items()]
+            lines += [f"{title}: {', '.join(filter(is_text, told))}", ""]
     return lines
 
 
@@ -136,12 +134,16 @@ def _statuses(run: Run | None) -> str:
 def _tested(out: Path, name: str) -> str:
     """How many tests passed; nothing of other parts."""
     log = out / "logs" / f"{name}.txt"
-    lines = log.read_text(encoding="utf-8").splitlines() if name == "tests" and log.is_file() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if name == "tests" and log.is_file() else []
     return lines[-1] if lines else ""
 
 
-def _answers(out: Path) -> list[str]:
-    return ["## Questions", "", *answers.table(answers.read(out)), ""]
+def _answers(out: Path, notes: list[str]) -> list[str]:
+    try:
+        return ["## Questions", "", *answers.table(answers.read(out)), ""]
+    except Exception as error:  # noqa: BLE001  what a damaged file holds may be anything
+        notes.append(f"answers: {_line(error)}")
+        return []
 
 
 def _ratios(runs: dict[str, Run]) -> list[str]:
@@ -168,8 +170,8 @@ def _fragments(out: Path) -> list[list[str]]:
     for name, title in FRAGMENTS.items():
         path = out / f"{name}.md"
         if path.is_file():
-            found.append([f"## {title}", "", path.read_text(encoding="utf-8")])
+            found.append([f"## {title}", "", path.read_text(encoding="utf-8", errors="replace")])
     log = out / "logs" / "ceilings.txt"
     if log.is_file():
-        found.append(["## Ceilings", "", log.read_text(encoding="utf-8")])
+        found.append(["## Ceilings", "", log.read_text(encoding="utf-8", errors="replace")])
     return found

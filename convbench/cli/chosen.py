@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -55,24 +55,60 @@ def chosen_backends(
     Under `--isolate` each is asked in a process of its own before, for `isolated_s` seconds at most.
     """
     from convbench.backends import AUTO, available, load, parse_backend
-    from convbench.children import silent
-    from convbench.tasks import probe
 
     entries = {} if texts else {f"{name}:{AUTO}": entry for name, entry in available().items()}
-    lost = {}
+    lost: dict[str, _Lost] = {}
     if isolated_s is not None:
-        asked = ((text, silent(text, sys.argv[1:], isolated_s)) for text in dict.fromkeys([*texts, *entries]))
-        lost = {text: spec for text, spec in asked if spec}
+        asked = {text: _lost(text, devices, isolated_s) for text in dict.fromkeys([*texts, *entries])}
+        lost = {text: found for text, found in asked.items() if found}
     if texts:
-        return [spec for text in texts for spec in ([lost[text]] if text in lost else parse_backend(text, devices))]
-    for spec in lost.values():
+        found: list[BackendSpec] = []
+        for text in texts:
+            of = lost.get(text)
+            found += of.specs if of else []
+            found += parse_backend(text, of.left if of else devices) if of is None or of.left else []
+        return found
+    for spec in (spec for of in lost.values() for spec in of.specs):
         _warn(f"backend {spec.backend.name!r} is left out: {spec.backend.probe()}")
-    loaded = {text: load(entry, _warn, devices) for text, entry in entries.items() if text not in lost}
+    left = {text: lost[text].left if text in lost else devices for text in entries}
+    loaded = {text: load(entry, _warn, left[text]) for text, entry in entries.items() if text not in lost or left[text]}
     usable = [replace(spec, algorithm=AUTO, text=text)
-              for text, of in loaded.items() for spec in of if probe(spec.backend) is None]  # fmt: skip
+              for text, of in loaded.items() for spec in of if is_usable(spec)]  # fmt: skip
     if not usable:
         raise InputError("no usable backend; `convbench list backends` says why")
     return usable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lost:
+    """What stands for a backend that ends or hangs its process, and the chosen devices on which it does not."""
+
+    specs: tuple[BackendSpec, ...]
+    left: tuple[int, ...] = ()
+
+
+def _lost(text: str, devices: tuple[int, ...], isolated_s: float) -> _Lost | None:
+    """None where the backend answers; else it is asked on each of several devices by itself."""
+    from convbench.children import silent
+
+    whole = silent(text, sys.argv[1:], isolated_s)
+    if whole is None:
+        return None
+    each = {device: silent(text, sys.argv[1:], isolated_s, device) for device in devices if len(devices) > 1}
+    specs = tuple(spec for spec in each.values() if spec)
+    left = tuple(device for device, spec in each.items() if spec is None)
+    return _Lost(specs=specs, left=left) if specs else _Lost(specs=(whole,))
+
+
+def is_usable(spec: BackendSpec) -> bool:
+    """Whether a backend that nobody asked for can be used; what its probe raises is a warning."""
+    from convbench.tasks import probe
+
+    try:
+        return probe(spec.backend) is None
+    except InputError as error:
+        _warn(f"{error}; it is left out")
+        return False
 
 
 def files_of(specs: Sequence[BackendSpec]) -> dict[str, str]:

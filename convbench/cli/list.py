@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convbench.cli.options import accuracy_option, case_options, format_option, print_tables, selection
+from convbench.errors import InputError
 from convbench.render import Column, Table
 from convbench.units import format_bytes, format_si, significant
 from convbench.work import nominal_macs
 
 if TYPE_CHECKING:
-    from convbench.backends import Candidate
+    from convbench.backends import Backend, Candidate
     from convbench.problem import Case
 
 
@@ -104,6 +105,17 @@ def problems(suite: str, output_format: str) -> None:
     print_tables([table], output_format)
 
 
+def _usable_on(backend: Backend) -> tuple[str | None, str | None]:
+    """The name of a backend's device, or why it cannot be used."""
+    from convbench.tasks import ask, probe
+
+    try:
+        reason = probe(backend)
+        return (getattr(ask(backend, "device"), "name", None) if reason is None else None), reason
+    except InputError as error:
+        return None, str(error)
+
+
 @command.command()
 @format_option
 def backends(output_format: str) -> None:
@@ -114,18 +126,17 @@ def backends(output_format: str) -> None:
       convbench list backends
     """
     from convbench.backends import available, load
-    from convbench.tasks import probe
 
     rows = []
     for name, entry in available().items():
         reasons: list[str] = []
         backend = next((spec.backend for spec in load(entry, reasons.append)), None)
-        reason = probe(backend) if backend else reasons[0]
+        device, reason = _usable_on(backend) if backend else (None, reasons[0])
         distribution = entry.dist
         rows.append({
             "name": name, "distribution": distribution.name if distribution else None,
             "version": distribution.version if distribution else None, "usable": reason is None,
-            "device": backend.device().name if backend and reason is None else None, "reason": reason,
+            "device": device, "reason": reason,
         })  # fmt: skip
     columns = [
         Column(key="name", header="backend"), Column(key="distribution", header="from", spare=3),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convbench.cli.chosen import RUN_ON, check_devices, device_option
+from convbench.cli.chosen import RUN_ON, check_devices, device_option, is_usable
 from convbench.cli.options import format_option, print_tables
 from convbench.errors import InputError
 
@@ -88,11 +88,11 @@ def _identity(device: Device) -> Table:
 def _devices(numbers: tuple[int, ...]) -> list[tuple[Device, list[Backend]]]:
     """The devices of the usable backends, each once, with these; of GPUs those of these numbers."""
     from convbench.backends import available, load
-    from convbench.tasks import ask, probe
+    from convbench.tasks import ask
 
     found: dict[str, tuple[Device, list[Backend]]] = {}
     specs = [spec for entry in available().values() for spec in load(entry, _warn, numbers)]
-    usable = [spec for spec in specs if probe(spec.backend) is None]
+    usable = [spec for spec in specs if is_usable(spec)]
     check_devices(numbers, usable)
     for spec in usable:
         device: Device = ask(spec.backend, "device")

@@ -290,10 +290,10 @@ def _events(
     if not options.isolate:
         yield from run_in_workers(todo, options, sys.argv[1:], spent)
         return
-    texts: dict[str, dict[str, None]] = {}  # each once: a backend may be there for several devices
+    texts: dict[tuple[str, int | None], dict[str, None]] = {}  # each once: of several algorithms
     for spec in specs:
-        texts.setdefault(spec.backend.name, {})[spec.text] = None
-    yield from run_isolated(todo, options, sys.argv[1:], spent, {name: [*of] for name, of in texts.items()})
+        texts.setdefault((spec.backend.name, spec.index), {})[spec.text] = None
+    yield from run_isolated(todo, options, sys.argv[1:], spent, {place: [*of] for place, of in texts.items()})
 
 
 def _add_ceilings(header: dict[str, Any], found: list[Task], options: RunOptions, *, measured: bool) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,16 @@ OLDEST_CAPABILITY = {13: 75}
 """Ten times the least compute capability that a CUDA release still knows, where it dropped some; CUDA 13: Turing."""
 FULL = re.compile(r"out of ?memory|memoryallocation|alloc_?failed", re.IGNORECASE)
 """How CUDA ("cudaErrorMemoryAllocation: out of memory"), cuBLAS, cuFFT and cuDNN ("…_ALLOC_FAILED") say so."""
+IMPORT = """
+import contextlib, importlib, os, sys
+sys.path[:] = sys.argv[2:]
+with contextlib.suppress(BaseException):
+    importlib.import_module(sys.argv[1])
+os._exit(0)
+"""
+"""Imports a package as this process would; what it raises is no crash, nor is how it goes when all ends."""
+IMPORT_S = 60.0
+"""Seconds after which an import is taken to hang."""
 CHAINS, STEPS = 8, 64
 """Of kernels.cu: chains of multiply-adds in a thread, and how long each is in a pass. Each result takes about four
 cycles to come, and there are more chains than that: they keep the units busy with few threads, too."""
@@ -32,13 +44,33 @@ def missing() -> str | None:
     """
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed: {EXTRA}"
+    if crash := import_crash("cupy"):
+        return f"CuPy is installed but its import {crash}: {EXTRA}"
     try:
         import cupy
 
         driver, built = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
-    except Exception as error:  # noqa: BLE001  a broken installation may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  a broken installation may raise anything, or end the program
         return f"CuPy is installed but does not load ({first_line(error)}): {EXTRA}"
     return _no_gpu(cupy, driver, built) or _too_old(cupy, built // 1000) or _no_library(cupy) or _no_context(cupy)
+
+
+@functools.cache
+def import_crash(package: str) -> str | None:
+    """How the import of a package ends or hangs a process, tried in another one; None where it does neither.
+
+    That it raises something is an answer, too. What is loaded has been imported, and is not tried.
+    """
+    if package in sys.modules:
+        return None
+    command = [sys.executable, "-P", "-c", IMPORT, package, *sys.path]
+    try:
+        code = subprocess.run(command, capture_output=True, timeout=IMPORT_S, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return f"takes longer than {IMPORT_S:.0f} s"
+    return f"crashes ({f'signal {-code}' if code < 0 else f'exit code {code}'})" if code else None
 
 
 def _no_gpu(cupy: Any, driver: int, built: int) -> str | None:

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from typing import TYPE_CHECKING, Any
 
-from convbench.backends.cuda.runtime import is_out_of_memory
+from convbench.backends.cuda.runtime import import_crash, is_out_of_memory
 from convbench.backends.cudnn.graphs import NOTES, Description, Offered
 from convbench.errors import UnsupportedError
 from convbench.problem import ConvPass, Dtype, Epilogue
@@ -31,12 +31,21 @@ def missing() -> str | None:
     """Why cuDNN cannot be called here, in one line; None where it can. Whether there is a GPU is another question."""
     if importlib.util.find_spec("cudnn") is None:
         return f"nvidia-cudnn-frontend is not installed: {EXTRA}"
+    if crash := import_crash("cudnn"):
+        return f"nvidia-cudnn-frontend is installed but its import {crash}: {EXTRA}"
     try:
         import cudnn
 
         frontend = str(cudnn.__version__)
-    except Exception as error:  # noqa: BLE001  a broken installation may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  a broken installation may raise anything, or end the program
         return f"nvidia-cudnn-frontend is installed but does not load ({first_line(error)}): {EXTRA}"
+    return _too_old(cudnn, frontend)
+
+
+def _too_old(cudnn: Any, frontend: str) -> str | None:
+    """Why this version of the front end, or the library that it finds, cannot be used."""
     if tuple(map(int, re.findall(r"\d+", frontend)[:2])) < OLDEST_FRONTEND:
         return f"nvidia-cudnn-frontend {frontend} is too old, 1.28 is needed: {EXTRA}"
     try:
