@@ -243,7 +243,7 @@ def _device(spec: BackendSpec) -> Device:
     if not isinstance(name := getattr(device, "name", None), str) or not (name and name.isprintable()):
         raise _junk(spec.backend, "device", device, "a Device")
     if spec.index is not None and device_index(name) != spec.index:  # rows of two devices would be taken for one's
-        raise InputError(f"backend {_name(spec.backend)} cannot be used: made for device {spec.index}, it runs on "
+        raise InputError(f"{_named(spec.backend)} cannot be used: made for device {spec.index}, it runs on "
                          f"{shown(name)}")  # fmt: skip
     return device
 
@@ -299,7 +299,7 @@ def ask(backend: Backend | Device, method: str, *arguments: Any) -> Any:
     except (ConvbenchError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a backend from a file may be anything
-        raise InputError(f"{_kind(backend)} {_name(backend)} cannot be used: {describe(error)}") from error
+        raise InputError(f"{_named(backend)} cannot be used: {describe(error)}") from error
 
 
 def versions(device: Device, backends: Sequence[Backend]) -> dict[str, str]:
@@ -316,17 +316,11 @@ def versions(device: Device, backends: Sequence[Backend]) -> dict[str, str]:
 
 
 def _junk(backend: Backend | Device, method: str, given: object, allowed: str) -> InputError:
-    return InputError(
-        f"{_kind(backend)} {_name(backend)} cannot be used: {method}() gave {shown(given)}, not {allowed}"
-    )
+    return InputError(f"{_named(backend)} cannot be used: {method}() gave {shown(given)}, not {allowed}")
 
 
-def _kind(of: Backend | Device) -> str:
-    return "device" if hasattr(of, "sweep_cache") else "backend"
-
-
-def _name(backend: Backend | Device) -> str:
-    return getattr(backend, "name", type(backend).__name__)
+def _named(of: Backend | Device) -> str:
+    return f"{'device' if hasattr(of, 'sweep_cache') else 'backend'} {getattr(of, 'name', type(of).__name__)}"
 
 
 def groups_by_memory(found: Sequence[Task], max_memory: int) -> Iterator[list[Task]]:
