@@ -11,6 +11,7 @@ import numpy as np
 
 from convbench.accuracy import UNIT_ROUNDOFF
 from convbench.backends import ErrorBound
+from convbench.backends.cuda.fft_plan import FftPlan
 from convbench.backends.cuda.fft_planner import MADE_NAMES, READ_NAMES
 from convbench.backends.cudafft import kernels
 from convbench.operands import NUMPY_DTYPES, from_layout, to_layout
@@ -19,14 +20,10 @@ from convbench.problem import ConvPass, Epilogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
-
-    from convbench.backends import Clock
     from convbench.backends.cuda.arrays import Arrays
+    from convbench.backends.cuda.fft_plan import Step
     from convbench.backends.cudafft.planner import CudafftPlanner
     from convbench.operands import Operands
-
-    Step = tuple[int, Callable[[], None]]
 
 FIRST, SECOND, PRODUCT, INVERSE = range(4)
 """Places of the phases in a plan's work."""
@@ -37,7 +34,7 @@ SPLIT_ROUNDOFF = 2.0**-20
 """Of a product of numbers split in two: the lower part is 2⁻¹¹ of a number at most, tf32 cuts it by 2⁻¹⁰, of both."""
 
 
-class CudafftPlan:
+class CudafftPlan(FftPlan):
     """Tensors on the GPU, in the case's layout, spectra of one chunk, tables, and the steps of a run in order.
 
     Attributes:
@@ -55,29 +52,6 @@ class CudafftPlan:
             self._steps = [*self._clearing(), *(self._made_steps() if planner.chunks else ())]
             self.run()  # what comes first compiles and loads, which a graph that is captured could not
             self.poison()
-
-    def run(self) -> None:
-        """Enqueues all steps."""
-        with self._arrays.active():
-            for _, step in self._steps:
-                step()
-
-    def run_phases(self, clock: Clock) -> list[float]:
-        """Seconds of each phase of one run: its steps timed one after another, chunk by chunk."""
-        seconds = [0.0] * len(self.work.phases)
-        for phase, step in self._steps:
-            seconds[phase] += clock.sample(step, 1).wall_s
-        return seconds
-
-    def poison(self) -> None:
-        """Fills the output with NaN."""
-        with self._arrays.active():
-            self._arrays.fill(self._stored, np.nan)
-
-    def output(self) -> NDArray[Any]:
-        """A copy of the output, canonical."""
-        with self._arrays.active():
-            return from_layout(self._arrays.download(self._stored), self._case.layout)
 
     # Memory
 

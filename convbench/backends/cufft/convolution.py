@@ -11,6 +11,7 @@ import numpy as np
 
 from convbench.backends import ErrorBound
 from convbench.backends.cuda.cublas import ProductMode
+from convbench.backends.cuda.fft_plan import FftPlan
 from convbench.backends.cuda.fft_planner import MADE_NAMES, READ_NAMES
 from convbench.backends.cufft.runs import filter_places
 from convbench.errors import UnsupportedError
@@ -20,9 +21,6 @@ from convbench.problem import ConvPass, Epilogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
-
-    from convbench.backends import Clock
     from convbench.backends.cufft.arrays import FftArrays
     from convbench.backends.cufft.planner import CufftPlanner
     from convbench.backends.cufft.runs import Run
@@ -32,13 +30,15 @@ FIRST, SECOND, PRODUCT, INVERSE = range(4)
 """Places of the phases in a plan's work."""
 
 
-class CufftPlan:
+class CufftPlan(FftPlan):
     """Tensors on the GPU, in the case's layout, planes and spectra of one chunk, and the steps of a run in order.
 
     Planes are copied from tensors into buffers padded with zeros, which stay zero; their order is (G, rows, columns):
     x (G, tiles…, images, channels, phases…, points…), w (G, filters, channels, phases…, points…) and y (G, tiles…,
     images, filters, points…).
     """
+
+    _arrays: FftArrays
 
     def __init__(self, planner: CufftPlanner, operands: Operands, arrays: FftArrays) -> None:
         self.algorithm, self.work, self.error_bound = planner.algorithm, planner.work(), _error_bound(planner)
@@ -53,29 +53,6 @@ class CufftPlan:
                 )
             self.run()  # what comes first compiles and loads, which a graph that is captured could not
             self.poison()
-
-    def run(self) -> None:
-        """Enqueues all steps."""
-        with self._arrays.active():
-            for _, step in self._steps:
-                step()
-
-    def run_phases(self, clock: Clock) -> list[float]:
-        """Seconds of each phase of one run: its steps timed one after another, chunk by chunk."""
-        seconds = [0.0] * len(self.work.phases)
-        for phase, step in self._steps:
-            seconds[phase] += clock.sample(step, 1).wall_s
-        return seconds
-
-    def poison(self) -> None:
-        """Fills the output with NaN."""
-        with self._arrays.active():
-            self._arrays.fill(self._stored, np.nan)
-
-    def output(self) -> NDArray[Any]:
-        """A copy of the output, canonical."""
-        with self._arrays.active():
-            return from_layout(self._arrays.download(self._stored), self._case.layout)
 
     # Memory
 
