@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 NOT_HERE = "the backend offers no algorithm of this name for this case"
 MAX_SETS = 64
 """Most operand sets that a cold sample rotates through."""
+MOST_TEXTS, LONGEST_TEXT = 50, 500
+"""Of what a plan, a backend or a device says of itself: lines, and the characters of each; the journal keeps them."""
 FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:\\(?:[^\\\s]+\\)+|/(?:[^/\s:'\"]+/)+)")
 
 
@@ -240,11 +242,12 @@ def probe(backend: Backend) -> str | None:
 
 def _device(spec: BackendSpec) -> Device:
     device: Device = ask(spec.backend, "device")
-    if not isinstance(name := getattr(device, "name", None), str) or not (name and name.isprintable()):
+    if not isinstance(name := getattr(device, "name", None), str):
         raise _junk(spec.backend, "device", device, "a Device")
+    if not (name and name.isprintable()):
+        raise InputError(f"{_named(spec.backend)} cannot be used: {shown(name)} is no printable name of a device")
     if spec.index is not None and device_index(name) != spec.index:  # rows of two devices would be taken for one's
-        raise InputError(f"{_named(spec.backend)} cannot be used: made for device {spec.index}, it runs on "
-                         f"{shown(name)}")  # fmt: skip
+        raise InputError(f"{_named(spec.backend)} cannot be used: made for device {spec.index}, it runs on {name!r}")
     return device
 
 
@@ -253,10 +256,10 @@ def _free_bytes(device: Device) -> int | None:
     if not hasattr(device, "free_bytes"):
         return None
     given = ask(device, "free_bytes")
-    free = float(given) if isinstance(given, Real) else math.nan
-    if not math.isfinite(free):
+    finite = isinstance(given, Real) and given - given == 0  # math.isfinite takes no integer of 400 digits
+    if not finite:
         raise _junk(device, "free_bytes", given, "a number of bytes")
-    return max(0, int(free))
+    return max(0, int(given))
 
 
 def candidates(spec: BackendSpec, case: Case, options: PlanOptions) -> dict[str, Candidate]:
@@ -303,7 +306,7 @@ def ask(backend: Backend | Device, method: str, *arguments: Any) -> Any:
 
 
 def versions(device: Device, backends: Sequence[Backend]) -> dict[str, str]:
-    """What a device and the backends on it say of drivers and libraries, by name."""
+    """What a device and the backends on it say of drivers and libraries, by name, cut to what a journal should hold."""
     found: dict[str, str] = {}
     asked: list[Backend | Device] = [device, *backends]
     for of in asked:
@@ -311,7 +314,7 @@ def versions(device: Device, backends: Sequence[Backend]) -> dict[str, str]:
             said = ask(of, "versions")
             if not isinstance(said, dict) or not all(isinstance(text, str) for pair in said.items() for text in pair):
                 raise _junk(of, "versions", said, "texts by name")
-            found |= said
+            found |= {name[:LONGEST_TEXT]: text[:LONGEST_TEXT] for name, text in [*said.items()][:MOST_TEXTS]}
     return dict(sorted(found.items()))
 
 
@@ -382,9 +385,10 @@ def refusal(task: Task, max_memory: int) -> tuple[Status, str] | None:
 
 
 def notes_of(plan: Plan) -> tuple[str, ...]:
-    """What a plan says of itself, at most 50 lines of 500 characters."""
+    """What a plan says of itself, cut to what a journal should hold."""
     given = getattr(plan, "notes", ())
-    return tuple(str(note)[:500] for note in ([given] if isinstance(given, str) else given))[:50]
+    lines = itertools.islice([given] if isinstance(given, str) else given, MOST_TEXTS)
+    return tuple(str(line)[:LONGEST_TEXT] for line in lines)
 
 
 def describe(error: BaseException) -> str:
@@ -392,4 +396,4 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = FOLDERS.sub("", " ".join(str(error).split()))
-    return f"{type(error).__name__}: {text}{where}"[:500]
+    return f"{type(error).__name__}: {text}{where}"[:LONGEST_TEXT]

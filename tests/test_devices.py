@@ -179,6 +179,14 @@ def test_versions_are_the_devices_and_its_backends():
         versions(FakeDevice(), [Odd()])
 
 
+def test_versions_are_not_too_long():
+    device = FakeDevice()
+    device.versions = lambda: {f"{number:03} {'x' * 600}": "y" * 600 for number in range(60)}
+    said = versions(device, [])
+    assert len(said) == 50
+    assert {(len(name), len(text)) for name, text in said.items()} == {(500, 500)}
+
+
 def parse_backend_of(name):
     return [spec.backend for spec in parse_backend(f"gpus.py:{name}")]
 

@@ -1,6 +1,8 @@
 """Which rows there are to come, and what they need, on the fake backend."""
 
+import itertools
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -216,7 +218,8 @@ def test_junk_in_the_place_of_a_device_is_one_clear_line(given):
 def test_a_device_must_have_a_name_that_can_be_shown(name):
     backend = FakeBackend()
     backend.shared_device.name = name
-    with pytest.raises(InputError, match=r"^backend fake cannot be used: device\(\) gave .*, not a Device$"):
+    said = f"backend fake cannot be used: {name!r} is no printable name of a device"
+    with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
         tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
 
 
@@ -230,15 +233,25 @@ def test_junk_in_the_place_of_free_memory_is_one_clear_line(given):
         tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)
 
 
-def test_less_than_no_memory_is_none():
+@pytest.mark.parametrize(
+    ("given", "free"), [(-5, 0), (np.float32(7.5), 7), (10**400, 10**400)], ids=["-5", "7.5", "huge"]
+)
+def test_less_than_no_memory_is_none(given, free):
     backend = FakeBackend()
-    backend.shared_device.free_bytes = lambda: -5
-    assert {task.free_bytes for task in tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)} == {0}
+    backend.shared_device.free_bytes = lambda: given
+    assert {task.free_bytes for task in tasks(FPROP.cases([SUITE]), specs(backend=backend), 1)} == {free}
 
 
 @pytest.mark.parametrize(
     ("given", "notes"),
-    [("one text", ("one text",)), (["a", 2], ("a", "2")), (["x" * 600] * 60, ("x" * 500,) * 50), ((), ())],
+    [
+        ("one text", ("one text",)),
+        (["a", 2], ("a", "2")),
+        (["x" * 600] * 60, ("x" * 500,) * 50),
+        ((), ()),
+        (itertools.repeat("on and on"), ("on and on",) * 50),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_notes_are_texts_and_not_too_long(given, notes):
     assert notes_of(SimpleNamespace(notes=given)) == notes
