@@ -102,7 +102,7 @@ class FakeCublas:
             return self._gemm(*arguments, np.complex64)
 
         self.modes = []
-        self.library = SimpleNamespace(
+        self.symbols = SimpleNamespace(
             cublasSetWorkspace_v2=workspace, cublasGemmStridedBatchedEx=plain, cublasCgemm3mStridedBatched=three
         )
 
@@ -217,7 +217,7 @@ def fake_gpu(monkeypatch, **options):
     fake.stream = SimpleNamespace(ptr=77)
     module = FakeCupy(fake, **options)
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr(cublas, "library", lambda calls: calls.library)
+    monkeypatch.setattr(cublas, "library", lambda calls: calls.symbols)
     return device, module, fake
 
 

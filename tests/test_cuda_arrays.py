@@ -86,7 +86,7 @@ def test_more_than_cublas_counts_is_declined(monkeypatch):
 
 def test_a_library_without_the_function_is_told(monkeypatch):
     device, module, _ = fake_gpu(monkeypatch)
-    del module.cublas.library.cublasCgemm3mStridedBatched
+    del module.cublas.symbols.cublasCgemm3mStridedBatched
     x = drawn(module, np.complex64, 1, 1, 1)
     with pytest.raises(UnsupportedError, match=r"^this cuBLAS has no cublasCgemm3mStridedBatched$"):
         CudaArrays(device).product(ConvPass.FPROP, x, x, x, 1.0, False, ProductMode.FP32_3M)
@@ -108,7 +108,7 @@ def test_the_arguments_of_each_function_are_as_many_as_are_passed(monkeypatch):
     x = drawn(module, np.complex64, 1, 1, 1)
     for mode in (ProductMode.FP32, ProductMode.FP32_3M):
         CudaArrays(device).product(ConvPass.FPROP, x, x, x, 1.0, False, mode)
-    of = module.cublas.library
+    of = module.cublas.symbols
     assert len(of.cublasGemmStridedBatchedEx.argtypes) == 23
     assert len(of.cublasCgemm3mStridedBatched.argtypes) == 18
     assert of.cublasGemmStridedBatchedEx.argtypes[10] is of.cublasCgemm3mStridedBatched.argtypes[9] is ctypes.c_longlong

@@ -181,7 +181,7 @@ def test_a_command_that_ends_is_done_and_its_words_are_kept(gpu, tmp_path):
 
 
 def test_a_failure_has_its_code_and_last_line(gpu, tmp_path):
-    found, _ = run_limited(gpu, tmp_path, "import sys; print('first'); sys.exit('no /opt/thing/here')")
+    found, _ = run_limited(gpu, tmp_path, "import sys; print('first'); sys.exit('no /srv/thing/here')")
     assert (found.status, found.reason) == (gpu.limits.FAILED, "exit code 1: no …/here")
     assert run_limited(gpu, tmp_path, "raise SystemExit(6)", good=(0, 6))[0].status == gpu.limits.DONE
 
