@@ -27,7 +27,7 @@ bench-peers: $(VENV)/.peers  ## the cpu backend beside PyTorch, on one thread an
 MINUTES ?= 10
 
 gpu-report:  ## all that a GPU has to show, in reports/ and its name, within MINUTES: docs/gpu.md
-	@extra=$$($(PYTHON) benchmarks/gpu/driver.py) && $(MAKE) --no-print-directory $(VENV)/.gpu EXTRA=$$extra
+	@extra=$$($(PYTHON) benchmarks/gpu/driver.py) && $(MAKE) --no-print-directory $(VENV)/.gpu-$$extra EXTRA=$$extra
 	@$(BIN)/python benchmarks/gpu/report.py --minutes $(MINUTES)
 
 # What `make reports` measures beside AlexNet: suite and batch.
@@ -88,7 +88,7 @@ $(VENV)/.peers: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch]'
 	touch $@ $(VENV)/.run
 
-$(VENV)/.gpu: pyproject.toml | $(BIN)/python
+$(VENV)/.gpu-$(EXTRA): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA),test]'
 	touch $@ $(VENV)/.run
 

@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("document", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", help="of a report")
     arguments = parser.parse_args()
+    if arguments.folder and not (arguments.folder / "answers").is_dir():
+        raise SystemExit(f"{arguments.folder} holds no answers of a report: the table is left as it is")
     answers = read(arguments.folder) if arguments.folder else []
     text = filled(arguments.document.read_text(encoding="utf-8"), answers)
     arguments.document.write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from convbench.errors import ConvbenchError
 from convbench.journal import read_run
 from convbench.problem import ConvPass, Problem
 
@@ -170,7 +171,10 @@ def main() -> None:
     """Reads the runs, and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="RUN")
-    rows = [row for path in parser.parse_args().files for row in read_run(path).rows]
+    try:
+        rows = [row for path in parser.parse_args().files for row in read_run(path).rows]
+    except ConvbenchError as error:
+        raise SystemExit(str(error)) from None
     print("\n".join(report(rows)))
 
 

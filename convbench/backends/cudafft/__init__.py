@@ -44,8 +44,8 @@ class CudafftBackend:
     """`fft` and, for depthwise cases, `fused`, on transforms of any size that there is; `index` counts GPUs.
 
     `auto` takes the least estimated time of both. Sizes have names of their own, `fft-16x16`; so have chunks of the
-    batch whose spectra L2 holds, `fft-16x16-l2`, complex products by three real ones, `fft-16x16-3m`, and by three in
-    tf32 of numbers split in two, `fft-16x16-3xtf32`: these none of the others takes by itself.
+    batch whose spectra L2 holds, `fft-16x16-l2`. Complex products by three real ones, `fft-16x16-3m`, and by three in
+    tf32 of numbers split in two, `fft-16x16-3xtf32`, none of the others takes by itself.
     """
 
     name = "cudafft"
