@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def _number(text: str) -> int:
+    from convbench.backends import NUMBER
+
     number = text.removeprefix("cuda:")
-    if not (number.isascii() and number.isdecimal() and len(number) < 5):
+    if not NUMBER.fullmatch(number):
         raise InputError(f"{text!r} is not a GPU; allowed are their numbers from 0, such as 1 or cuda:1")
     return int(number)
 

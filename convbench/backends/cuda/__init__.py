@@ -9,6 +9,7 @@ None of this has run on a GPU yet: the tests run it on a device that is simulate
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,3 +32,22 @@ def device(index: int = 0) -> CudaDevice:
     from convbench.backends.cuda.gpu import cuda_device
 
     return cuda_device(index)
+
+
+class GpuBackend:
+    """What backends of convolutions of our own share; `index` counts GPUs."""
+
+    def __init__(self, index: int = 0) -> None:
+        self._index = index
+
+    def probe(self) -> str | None:
+        """Whether there is a GPU, and what else it takes."""
+        return self._unusable
+
+    @functools.cached_property
+    def _unusable(self) -> str | None:
+        return unusable()
+
+    def device(self) -> CudaDevice:
+        """The GPU."""
+        return device(self._index)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from convbench.accuracy import SUM_ACCURACY
 from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions
+from convbench.backends.cuda import GpuBackend
 from convbench.backends.cudafft.kernels import TRANSFORMS
 from convbench.backends.cudafft.planner import FFT, FUSED, L2, L2_BYTES, SPLIT, THREE, planners, unusable
 from convbench.errors import UnsupportedError, unknown_name
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from convbench.backends import Plan
     from convbench.backends.cuda.arrays import Arrays
-    from convbench.backends.cuda.gpu import CudaDevice
     from convbench.backends.cudafft.planner import CudafftPlanner
     from convbench.operands import Operands
     from convbench.problem import Case
@@ -40,7 +40,7 @@ NOT_STRICT = "only products of strict fp32 are made otherwise, and by cuBLAS, wh
 NOT_FOR_L2 = "L2 holds the spectra of plain chunks as well, or not those of one image"
 
 
-class CudafftBackend:
+class CudafftBackend(GpuBackend):
     """`fft` and, for depthwise cases, `fused`, on transforms of any size that there is; `index` counts GPUs.
 
     `auto` takes the least estimated time of both. Sizes have names of their own, `fft-16x16`; so have chunks of the
@@ -50,29 +50,10 @@ class CudafftBackend:
 
     name = "cudafft"
 
-    def __init__(self, index: int = 0) -> None:
-        self._index = index
-
-    def probe(self) -> str | None:
-        """Whether there is a GPU."""
-        return self._unusable
-
-    @functools.cached_property
-    def _unusable(self) -> str | None:
-        from convbench.backends import cuda
-
-        return cuda.unusable()
-
     def listed_for(self) -> str | None:
         """Where there is no GPU, one with the L2 of an H200."""
         reason = self.probe()
         return f"cudafft's algorithms are those for an H200; none can run here: {reason}" if reason else None
-
-    def device(self) -> CudaDevice:
-        """The GPU."""
-        from convbench.backends import cuda
-
-        return cuda.device(self._index)
 
     def names(self, algorithm: str) -> bool:
         """Whether an algorithm may be so called: the sizes depend on the number of axes."""

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions
+from convbench.backends import AUTO, DEFAULTS, Candidate, PlanOptions, cuda
 from convbench.backends.cpu.phases import MAX_PHASES, phase_count
 from convbench.backends.cufft.planner import tiled_planner, whole_planner
 from convbench.errors import UnsupportedError, unknown_name
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convbench.backends import Plan
-    from convbench.backends.cuda.gpu import CudaDevice
     from convbench.backends.cufft.arrays import FftArrays
     from convbench.backends.cufft.planner import CufftPlanner
     from convbench.operands import Operands
@@ -32,38 +31,21 @@ PLANNERS: dict[str, Callable[[Case, int | None], CufftPlanner | None]] = {
 """By algorithm: for whole planes, and for tiles."""
 
 
-class CufftBackend:
+class CufftBackend(cuda.GpuBackend):
     """`fft-whole` and `fft-tiled`; `auto` takes whichever is estimated to be quicker; `index` counts GPUs."""
 
     name = "cufft"
 
-    def __init__(self, index: int = 0) -> None:
-        self._index = index
-
-    def probe(self) -> str | None:
-        """Whether there is a GPU, and cuFFT."""
-        return self._unusable
-
     @functools.cached_property
     def _unusable(self) -> str | None:
-        from convbench.backends import cuda
-
-        if reason := cuda.unusable():
-            return reason
         from convbench.backends.cufft.calls import missing
 
-        return missing()
+        return cuda.unusable() or missing()
 
     def listed_for(self) -> str | None:
         """Every GPU alike, also where there is none."""
         reason = self.probe()
         return f"cufft's algorithms are those for any GPU; none can run here: {reason}" if reason else None
-
-    def device(self) -> CudaDevice:
-        """The GPU."""
-        from convbench.backends import cuda
-
-        return cuda.device(self._index)
 
     def algorithms(self, case: Case, options: PlanOptions = DEFAULTS) -> list[Candidate]:
         """The algorithms, and `auto`; which tiles they take does not depend on the GPU."""
